@@ -1,0 +1,80 @@
+package disk
+
+import (
+	"fmt"
+	"io"
+	"sort"
+)
+
+// Extent is a run of bytes of a disk that comes from somewhere else: a layer
+// file, or a small generated piece. Whatever no extent covers reads as zeros.
+type Extent struct {
+	Offset int64 // where it stands on the disk, in bytes
+	Length int64 // in bytes
+	Src    io.ReaderAt
+	SrcOff int64 // where it starts in Src
+}
+
+// Image is a disk that exists only as a list of extents. Nothing is copied
+// until a reader asks, so exporting streams straight out of the layer files.
+type Image struct {
+	size    int64
+	extents []Extent // sorted by Offset, not overlapping
+}
+
+// NewImage checks that the extents lie inside size, in any order, and do not
+// overlap.
+func NewImage(size int64, extents []Extent) (*Image, error) {
+	sorted := append([]Extent(nil), extents...)
+	sort.Slice(sorted, func(i, j int) bool { return sorted[i].Offset < sorted[j].Offset })
+	var end int64
+	for _, e := range sorted {
+		if e.Length < 0 || e.Offset < end || e.Offset+e.Length > size {
+			return nil, fmt.Errorf("extent at %d of %d bytes overlaps another or leaves the disk of %d bytes", e.Offset, e.Length, size)
+		}
+		end = e.Offset + e.Length
+	}
+	return &Image{size: size, extents: sorted}, nil
+}
+
+// Size is the virtual size of the disk in bytes.
+func (im *Image) Size() int64 { return im.size }
+
+// Extents returns the data of the disk in ascending order; the caller must not
+// change the slice.
+func (im *Image) Extents() []Extent { return im.extents }
+
+// ReadAt implements io.ReaderAt; holes read as zeros.
+func (im *Image) ReadAt(p []byte, off int64) (int, error) {
+	if off < 0 {
+		return 0, fmt.Errorf("negative offset %d", off)
+	}
+	if off >= im.size {
+		return 0, io.EOF
+	}
+	want := p
+	short := false
+	if int64(len(want)) > im.size-off {
+		want, short = want[:im.size-off], true
+	}
+	clear(want)
+	end := off + int64(len(want))
+	first := sort.Search(len(im.extents), func(i int) bool { return im.extents[i].Offset+im.extents[i].Length > off })
+	for _, e := range im.extents[first:] {
+		if e.Offset >= end {
+			break
+		}
+		from, to := max(e.Offset, off), min(e.Offset+e.Length, end)
+		n, err := e.Src.ReadAt(want[from-off:to-off], e.SrcOff+from-e.Offset)
+		if int64(n) < to-from {
+			if err == nil || err == io.EOF {
+				err = io.ErrUnexpectedEOF
+			}
+			return int(from - off + int64(n)), fmt.Errorf("reading the disk at %d: %w", from, err)
+		}
+	}
+	if short {
+		return len(want), io.EOF
+	}
+	return len(want), nil
+}
