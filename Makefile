@@ -1,0 +1,50 @@
+# Two targets do everything: `make appliances` builds the images into out/,
+# `make test` passes the tests. Both need Linux, Go and make; `make test` installs
+# the outside judges it needs (QEMU, squashfs-tools, …) where it may.
+
+GO      ?= go
+OUT     ?= out
+FORMATS ?= qcow2,ova
+# A test process may use both cores; boots run two machines at a time.
+TEST_TIMEOUT ?= 60m
+
+.PHONY: appliances test unit boot bench fuzz lint setup clean help
+
+help:
+	@sed -n 's/^## //p' Makefile
+
+## make appliances   build every role into out/ (FORMATS=qcow2,ova,vmdk,raw, OUT=dir)
+appliances: bin/slipway
+	bin/slipway build --all --format $(FORMATS) --output $(OUT)
+
+## make test         everything: lint, unit tests, outside judges, boots under QEMU
+test: setup lint bin/slipway
+	qemu-tests/run-all
+
+## make unit         what needs no image and no virtual machine
+unit: lint
+	$(GO) test $$($(GO) list ./... | grep -v /qemu-tests/)
+
+## make bench        figures, side by side with mkosi and mmdebstrap
+bench: setup bin/slipway
+	$(GO) run ./cmd/bench
+
+## make fuzz         every fuzz target for FUZZTIME (default 30s each)
+fuzz:
+	qemu-tests/fuzz-all $(or $(FUZZTIME),30s)
+
+lint:
+	@fmt=$$(gofmt -l cmd builder firstboot internal qemu-tests); [ -z "$$fmt" ] || { echo "gofmt: $$fmt"; exit 1; }
+	$(GO) vet ./...
+
+setup:
+	@qemu-tests/setup
+
+# The Go toolchain knows what changed; make need not.
+.PHONY: bin/slipway
+bin/slipway:
+	@mkdir -p bin
+	CGO_ENABLED=0 $(GO) build -trimpath -o bin/slipway ./cmd/slipway
+
+clean:
+	rm -rf bin out

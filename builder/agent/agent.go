@@ -1,0 +1,141 @@
+// Package agent compiles the two programs that an appliance runs of slipway's
+// own: the init of its initramfs and the firstboot agent. In goes the project's
+// source, out come two static executables in the cache.
+//
+// The bytes depend on the source and the Go toolchain only: paths are trimmed,
+// nothing of the version control or of the caller's environment is stamped in.
+package agent
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+
+	"github.com/slipwayhq/slipway/builder/cache"
+	"github.com/slipwayhq/slipway/internal/fault"
+)
+
+// Binaries are the digests of the compiled programs in the cache, SHA-256 in
+// hexadecimal.
+type Binaries struct {
+	Init      string `json:"init"`
+	Firstboot string `json:"firstboot"`
+}
+
+// recordKind is where the cache keeps which source gave which binaries.
+const recordKind = "agent"
+
+// Build compiles ./cmd/init and ./cmd/firstboot of the project in dir for
+// linux/amd64, or takes them from the cache if the source is unchanged.
+func Build(ctx context.Context, dir string, c *cache.Cache) (Binaries, error) {
+	key, err := sourceKey(dir)
+	if err != nil {
+		return Binaries{}, err
+	}
+	var b Binaries
+	if data, ok := c.Record(recordKind, key); ok && json.Unmarshal(data, &b) == nil {
+		_, haveInit := c.Blob(b.Init)
+		_, haveFirstboot := c.Blob(b.Firstboot)
+		if haveInit && haveFirstboot {
+			return b, nil
+		}
+	}
+	if b.Init, err = compile(ctx, dir, "./cmd/init", c); err != nil {
+		return Binaries{}, err
+	}
+	if b.Firstboot, err = compile(ctx, dir, "./cmd/firstboot", c); err != nil {
+		return Binaries{}, err
+	}
+	data, err := json.Marshal(b)
+	if err != nil {
+		return Binaries{}, err
+	}
+	return b, c.PutRecord(recordKind, key, data)
+}
+
+// sourceKey hashes every Go file and embedded template of the module but its
+// tests, with the toolchain's version. It takes in more than the two programs
+// import, which costs a compiler run now and then and can never be stale.
+func sourceKey(dir string) (string, error) {
+	h := sha256.New()
+	fmt.Fprintln(h, runtime.Version())
+	for _, top := range []string{"go.mod", "go.sum", "cmd/init", "cmd/firstboot", "firstboot", "builder", "internal"} {
+		err := filepath.WalkDir(filepath.Join(dir, top), func(path string, d fs.DirEntry, err error) error {
+			if err != nil {
+				return err
+			}
+			name := d.Name()
+			if d.IsDir() && name == "testdata" {
+				return fs.SkipDir
+			}
+			if !d.Type().IsRegular() || strings.HasSuffix(name, "_test.go") {
+				return nil
+			}
+			data, err := os.ReadFile(path)
+			if err != nil {
+				return err
+			}
+			rel, err := filepath.Rel(dir, path)
+			if err != nil {
+				return err
+			}
+			fmt.Fprintf(h, "%s %x\n", filepath.ToSlash(rel), sha256.Sum256(data))
+			return nil
+		})
+		if err != nil {
+			return "", fault.New(fault.Input, "reading the agent's source: %w", err).
+				WithMend("run slipway in a checkout of the project, or name it with --project")
+		}
+	}
+	return hex.EncodeToString(h.Sum(nil)), nil
+}
+
+// compile runs the Go toolchain on one package and stores the executable.
+func compile(ctx context.Context, dir, pkg string, c *cache.Cache) (digest string, err error) {
+	goTool, err := exec.LookPath("go")
+	if err != nil {
+		return "", fault.New(fault.Missing, "the Go toolchain is not in PATH: %w", err).
+			WithMend("install Go 1.26 or later and put it in PATH")
+	}
+	tmp, err := os.MkdirTemp("", "slipway-agent-")
+	if err != nil {
+		return "", err
+	}
+	defer os.RemoveAll(tmp)
+	out := filepath.Join(tmp, "program")
+	cmd := exec.CommandContext(ctx, goTool, "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w -buildid=", "-o", out, pkg)
+	cmd.Dir = dir
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH=amd64", "GOAMD64=v1", "GOFLAGS=", "GOEXPERIMENT=", "GOWORK=off")
+	var log bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &log, &log
+	if err := cmd.Run(); err != nil {
+		if ctx.Err() != nil {
+			return "", ctx.Err()
+		}
+		return "", fault.New(fault.Failed, "compiling %s: %w\n%s", pkg, err, strings.TrimSpace(log.String()))
+	}
+	f, err := os.Open(out)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	w, err := c.NewBlob()
+	if err != nil {
+		return "", err
+	}
+	defer w.Abort()
+	if _, err := f.WriteTo(w); err != nil {
+		return "", err
+	}
+	digest, _, err = w.Commit()
+	return digest, err
+}
