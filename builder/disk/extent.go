@@ -3,6 +3,7 @@ package disk
 import (
 	"fmt"
 	"io"
+	"iter"
 	"sort"
 )
 
@@ -44,6 +45,37 @@ func (im *Image) Size() int64 { return im.size }
 // change the slice.
 func (im *Image) Extents() []Extent { return im.extents }
 
+// Segments cuts the n bytes at off into pieces in ascending order that cover them
+// without a gap: parts of extents, and holes, which have no Src.
+func (im *Image) Segments(off, n int64) iter.Seq[Extent] {
+	return func(yield func(Extent) bool) {
+		end := min(off+n, im.size)
+		first := sort.Search(len(im.extents), func(i int) bool { return im.extents[i].Offset+im.extents[i].Length > off })
+		for _, e := range im.extents[first:] {
+			if e.Offset >= end {
+				break
+			}
+			if e.Length == 0 {
+				continue
+			}
+			if e.Offset > off {
+				if !yield(Extent{Offset: off, Length: e.Offset - off}) {
+					return
+				}
+				off = e.Offset
+			}
+			to := min(e.Offset+e.Length, end)
+			if !yield(Extent{Offset: off, Length: to - off, Src: e.Src, SrcOff: e.SrcOff + off - e.Offset}) {
+				return
+			}
+			off = to
+		}
+		if off < end {
+			yield(Extent{Offset: off, Length: end - off})
+		}
+	}
+}
+
 // ReadAt implements io.ReaderAt; holes read as zeros.
 func (im *Image) ReadAt(p []byte, off int64) (int, error) {
 	if off < 0 {
@@ -57,20 +89,18 @@ func (im *Image) ReadAt(p []byte, off int64) (int, error) {
 	if int64(len(want)) > im.size-off {
 		want, short = want[:im.size-off], true
 	}
-	clear(want)
-	end := off + int64(len(want))
-	first := sort.Search(len(im.extents), func(i int) bool { return im.extents[i].Offset+im.extents[i].Length > off })
-	for _, e := range im.extents[first:] {
-		if e.Offset >= end {
-			break
+	for e := range im.Segments(off, int64(len(want))) {
+		at := e.Offset - off
+		piece := want[at : at+e.Length]
+		if e.Src == nil {
+			clear(piece)
+			continue
 		}
-		from, to := max(e.Offset, off), min(e.Offset+e.Length, end)
-		n, err := e.Src.ReadAt(want[from-off:to-off], e.SrcOff+from-e.Offset)
-		if int64(n) < to-from {
+		if n, err := e.Src.ReadAt(piece, e.SrcOff); n < len(piece) {
 			if err == nil || err == io.EOF {
 				err = io.ErrUnexpectedEOF
 			}
-			return int(from - off + int64(n)), fmt.Errorf("reading the disk at %d: %w", from, err)
+			return int(at) + n, fmt.Errorf("reading the disk at %d: %w", e.Offset, err)
 		}
 	}
 	if short {
