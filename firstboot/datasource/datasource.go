@@ -183,8 +183,8 @@ func FindWithin(ctx context.Context, env Env, patience, interval time.Duration) 
 	}
 }
 
-// seed is what a source holds, not parsed yet.
-type seed struct {
+// content is what a source holds, not parsed yet.
+type content struct {
 	source, location string
 	// names of the files, for messages
 	metaName, networkName string
@@ -197,9 +197,9 @@ type seed struct {
 	warnings                             []string
 }
 
-func (s *seed) sameAs(o *seed) bool { return s.fingerprint() == o.fingerprint() }
+func (s *content) sameAs(o *content) bool { return s.fingerprint() == o.fingerprint() }
 
-func (s *seed) fingerprint() string {
+func (s *content) fingerprint() string {
 	h := sha256.New()
 	for _, part := range []string{string(s.meta), string(s.user), string(s.vendor), string(s.network), s.instanceID, s.hostname, s.password, s.keys} {
 		fmt.Fprintf(h, "%d:%s", len(part), part)
@@ -207,12 +207,12 @@ func (s *seed) fingerprint() string {
 	return hex.EncodeToString(h.Sum(nil))
 }
 
-func (s *seed) file(name string) string {
+func (s *content) file(name string) string {
 	return fmt.Sprintf("%s (%s): %s", s.source, s.location, name)
 }
 
 // read turns the seed into metadata.
-func (s *seed) read() (*Metadata, error) {
+func (s *content) read() (*Metadata, error) {
 	md := &Metadata{
 		Source: s.source, Location: s.location, InstanceID: s.instanceID, Password: s.password,
 		UserData: s.user, VendorData: s.vendor, Warnings: s.warnings, Fingerprint: s.fingerprint(),

@@ -72,7 +72,7 @@ func parseNamed(text string) (n named, ok bool, err error) {
 
 // named looks at the kernel's command line and at DMI. haveDisk says that a
 // disk has a seed: then a URL is not fetched, only noted.
-func (s *search) named(haveDisk bool) ([]*seed, error) {
+func (s *search) named(haveDisk bool) ([]*content, error) {
 	cmdline, err := os.ReadFile(filepath.Join(s.env.Root, "/proc/cmdline"))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
@@ -81,7 +81,7 @@ func (s *search) named(haveDisk bool) ([]*seed, error) {
 	if err != nil {
 		s.nothing("the DMI serial number (%v)", plain(err))
 	}
-	var found []*seed
+	var found []*content
 	for _, place := range []struct{ name, text string }{{"kernel command line", string(cmdline)}, {"DMI serial number", serial}} {
 		n, ok, err := parseNamed(place.text)
 		switch {
@@ -113,8 +113,8 @@ func (s *search) named(haveDisk bool) ([]*seed, error) {
 	return found, nil
 }
 
-func (s *search) fetchNamed(n named) (*seed, error) {
-	out := &seed{
+func (s *search) fetchNamed(n named) (*content, error) {
+	out := &content{
 		source: NoCloud, location: n.From, metaName: "meta-data", networkName: "network-config",
 		instanceID: n.ID, hostname: n.Hostname,
 	}

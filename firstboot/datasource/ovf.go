@@ -70,8 +70,8 @@ func parseOVF(file string, data []byte) ([]property, error) {
 }
 
 // ovfSeed turns an OVF environment into a seed; nil if it says nothing.
-func ovfSeed(location, name string, data []byte) (*seed, error) {
-	out := &seed{source: OVF, location: location, metaName: "property meta-data", networkName: "property network-config"}
+func ovfSeed(location, name string, data []byte) (*content, error) {
+	out := &content{source: OVF, location: location, metaName: "property meta-data", networkName: "property network-config"}
 	props, err := parseOVF(out.file(name), data)
 	if err != nil {
 		return nil, err
@@ -124,7 +124,7 @@ func ovfSeed(location, name string, data []byte) (*seed, error) {
 
 // ovfVolume reads ovf-env.xml of a CD; nil if there is none or it says nothing.
 // The CD may be anything, so that one which cannot be read is only noted.
-func (s *search) ovfVolume(path string, v *volume.Volume) (*seed, error) {
+func (s *search) ovfVolume(path string, v *volume.Volume) (*content, error) {
 	data, err := v.ReadFile("ovf-env.xml")
 	switch {
 	case errors.Is(err, fs.ErrNotExist):

@@ -27,7 +27,7 @@ func (s *search) nothing(format string, args ...any) {
 }
 
 // all returns what the sources hold, best first.
-func (s *search) all() ([]*seed, error) {
+func (s *search) all() ([]*content, error) {
 	disks, err := s.disks()
 	if err != nil {
 		return nil, err
@@ -49,12 +49,12 @@ func (s *search) all() ([]*seed, error) {
 }
 
 // disks looks at every block device and returns the seeds by source.
-func (s *search) disks() (map[string][]*seed, error) {
+func (s *search) disks() (map[string][]*content, error) {
 	devices, err := s.env.Devices()
 	if err != nil {
 		return nil, fmt.Errorf("listing block devices: %w", err)
 	}
-	found := map[string][]*seed{}
+	found := map[string][]*content{}
 	if len(devices) == 0 {
 		s.nothing("no disk or CD is there")
 	}
@@ -75,7 +75,7 @@ func (s *search) disks() (map[string][]*seed, error) {
 
 // disk reads a device if it is a seed. A device that cannot be read at all is
 // noted; one that is a seed and cannot be read is an error.
-func (s *search) disk(d Device) (*seed, error) {
+func (s *search) disk(d Device) (*content, error) {
 	medium, err := d.Open()
 	if err != nil {
 		s.nothing("%s (%v)", d.Path, plain(err))
@@ -92,7 +92,7 @@ func (s *search) disk(d Device) (*seed, error) {
 		s.warnings = append(s.warnings, fmt.Sprintf("%s cannot be read: %v", d.Path, err))
 		return nil, nil
 	}
-	var seed *seed
+	var seed *content
 	switch {
 	case strings.EqualFold(v.Label, "cidata"):
 		seed, err = noCloudVolume(d.Path, v)
@@ -139,9 +139,9 @@ func (f *files) get(name string) []byte {
 	return data
 }
 
-func noCloudVolume(path string, v *volume.Volume) (*seed, error) {
+func noCloudVolume(path string, v *volume.Volume) (*content, error) {
 	f := files{source: NoCloud, location: path, v: v}
-	s := &seed{
+	s := &content{
 		source: NoCloud, location: path, metaName: "meta-data", networkName: "network-config",
 		meta: f.get("meta-data"), user: f.get("user-data"), vendor: f.get("vendor-data"), network: f.get("network-config"),
 	}
@@ -169,10 +169,10 @@ func orNothing(names []string) string {
 	return strings.Join(names[:min(len(names), 10)], ", ")
 }
 
-func configDrive(path string, v *volume.Volume) (*seed, error) {
+func configDrive(path string, v *volume.Volume) (*content, error) {
 	f := files{source: ConfigDrive, location: path, v: v}
 	const dir = "openstack/latest/"
-	s := &seed{
+	s := &content{
 		source: ConfigDrive, location: path, openStack: true,
 		metaName: dir + "meta_data.json", networkName: dir + "network_data.json",
 		meta: f.get(dir + "meta_data.json"), user: f.get(dir + "user_data"), network: f.get(dir + "network_data.json"),

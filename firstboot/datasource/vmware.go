@@ -9,13 +9,13 @@ import (
 
 // vmware reads guestinfo.metadata and guestinfo.userdata, and the OVF
 // environment in guestinfo.ovfEnv.
-func (s *search) vmware() (map[string][]*seed, error) {
-	found := map[string][]*seed{}
+func (s *search) vmware() (map[string][]*content, error) {
+	found := map[string][]*content{}
 	if s.env.GuestInfo == nil {
 		s.nothing("VMware guestinfo (this is no VMware machine, or open-vm-tools are missing)")
 		return found, nil
 	}
-	out := &seed{source: VMware, location: "guestinfo", metaName: "guestinfo.metadata", networkName: "guestinfo.metadata, network"}
+	out := &content{source: VMware, location: "guestinfo", metaName: "guestinfo.metadata", networkName: "guestinfo.metadata, network"}
 	any := false
 	for _, f := range []struct {
 		key string
