@@ -1,0 +1,57 @@
+// Package bootfacts is the record that the init leaves for the agent: how this
+// boot went up to the point where systemd took over.
+package bootfacts
+
+import (
+	"encoding/json"
+	"fmt"
+)
+
+const (
+	// Path is where the record stands.
+	Path = "/run/slipway/boot.json"
+	// ESPDir is where the boot partition is mounted, read-only.
+	ESPDir = "/run/slipway/esp"
+	// StateDir is where the state file system is mounted.
+	StateDir = "/run/slipway/state"
+)
+
+// Facts is the record.
+type Facts struct {
+	Format  int      `json:"format"` // 1
+	Version string   `json:"version"`
+	Role    string   `json:"role"`
+	Good    string   `json:"good"`   // by GRUB's environment block
+	Try     string   `json:"try"`    // the version on trial, or ""
+	Tries   int      `json:"tries"`  // starts that the trial has left
+	Trial   bool     `json:"trial"`  // this version is the one on trial
+	Layers  []string `json:"layers"` // files on the boot partition, bottom first
+	ESP     string   `json:"esp"`    // device of the boot partition
+	State   State    `json:"state"`
+	Millis  int64    `json:"millis"` // what the init took, in milliseconds
+}
+
+// State says what was done to the state partition.
+type State struct {
+	Device  string   `json:"device"`
+	Size    int64    `json:"size"`    // bytes of the partition
+	Created bool     `json:"created"` // the file system was made at this boot
+	Resumed bool     `json:"resumed"` // an earlier boot was cut while making it
+	Adopted bool     `json:"adopted"` // the disk was written anew over an older state, which was kept
+	Grown   bool     `json:"grown"`   // partition or file system were grown
+	Mended  string   `json:"mended"`  // why the partition table was written again, or ""
+	Check   string   `json:"check"`   // of the file system: "new", "clean" or "repaired"
+	Dirs    []string `json:"dirs"`    // directories that outlive the version
+}
+
+// Parse reads a record; fields that it does not know are ignored.
+func Parse(data []byte) (*Facts, error) {
+	var f Facts
+	if err := json.Unmarshal(data, &f); err != nil {
+		return nil, fmt.Errorf("boot record: %w", err)
+	}
+	if f.Format != 1 {
+		return nil, fmt.Errorf("boot record: format %d is not known, this agent reads format 1", f.Format)
+	}
+	return &f, nil
+}
