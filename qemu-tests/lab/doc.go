@@ -1,0 +1,33 @@
+// Package lab runs appliances as virtual machines on one Linux computer,
+// without root, and speaks of them in the vocabulary of a story: start, wait
+// for a unit, run a command, cut the power, look at the screen.
+//
+// In goes a VM, which names an image file and the machine around it; out comes
+// a Machine. The image itself is never written: each machine has a qcow2
+// overlay in its own directory, beside its serial log and its UEFI variables.
+//
+// How a machine is reached:
+//
+//   - QMP (QEMU Machine Protocol, docs/interop/qmp-spec) over a socket pair:
+//     power, media changes, screenshots, keys;
+//   - the guest agent (docs/interop/qemu-ga-ref) over a virtio-serial channel
+//     named org.qemu.guest_agent.0: commands and files inside the guest;
+//   - the first serial port: everything it says goes to serial.log, and
+//     serial.sock lets a person talk to it;
+//   - TCP ports of the guest, forwarded from free ports of 127.0.0.1.
+//
+// Acceleration: /dev/kvm opens on machines where a kernel then hangs in it, so
+// KVM is used only after a kernel was seen to boot in it (accel.go). Otherwise
+// TCG, with cmpxchg16b hidden from the guest, since QEMU 7.2 corrupts the
+// guest's memory with it.
+//
+// Every wait has a deadline, which is the VM's Patience, and an error that says
+// what was missing and shows the end of the serial log. Nothing sleeps for a
+// fixed time in the hope that something has happened by then.
+//
+// What a power cut means here: Crash kills QEMU. The guest's page cache is gone,
+// and so are the writes that the guest did not flush where they needed a new
+// cluster of the overlay, because QEMU keeps that part of its tables in memory
+// until a flush. A write over an existing cluster survives even unflushed,
+// since the host's page cache outlives QEMU; a real disk might lose it.
+package lab
