@@ -3,6 +3,7 @@ package resolve
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -17,10 +18,20 @@ type Request struct {
 	Installed []*apt.Package // packages that are there and stay as they are
 }
 
+// PinError is what Closure wraps when pins may be what stands in the way. Names
+// are the pinned packages that were in the way of something.
+type PinError struct {
+	Names []string
+	err   error
+}
+
+func (e *PinError) Error() string { return e.err.Error() }
+func (e *PinError) Unwrap() error { return e.err }
+
 // Closure returns the packages to install so that the wanted ones work, without
 // those that are installed, sorted by name. Errors are of class Input.
 func (u *Universe) Closure(req Request) ([]*apt.Package, error) {
-	s := &solver{u: u, barred: map[*node]string{}}
+	s := &solver{u: u, barred: map[*node]string{}, blame: map[string]bool{}}
 	for _, name := range req.Roots {
 		n := u.nodes[name]
 		if n == nil {
@@ -45,15 +56,18 @@ func (u *Universe) Closure(req Request) ([]*apt.Package, error) {
 		case errors.As(err, &clash) && clash.loser != nil:
 			s.barred[clash.loser] = clash.Error()
 		default:
-			return nil, fault.New(fault.Input, "%s: %w", cmpFile(req.File), err).
+			if len(s.blame) > 0 {
+				err = &PinError{slices.Sorted(maps.Keys(s.blame)), err}
+			}
+			return nil, fault.New(fault.Input, "%s: %w", wanter(req.File), err).
 				WithMend("%s", mendFor(req.File))
 		}
 	}
-	return nil, fault.New(fault.Input, "%s: no choice of alternatives without conflicts was found in %d attempts", cmpFile(req.File), attempts).
+	return nil, fault.New(fault.Input, "%s: no choice of alternatives without conflicts was found in %d attempts", wanter(req.File), attempts).
 		WithMend("%s", mendFor(req.File))
 }
 
-func cmpFile(file string) string {
+func wanter(file string) string {
 	if file == "" {
 		return "the wanted packages"
 	}
@@ -73,6 +87,7 @@ type solver struct {
 	roots     []*node
 	installed []*node
 	barred    map[*node]string // not to be chosen, and why
+	blame     map[string]bool  // pinned packages that were in the way
 
 	chosen  map[*node]bool
 	present map[string]*node // chosen or installed, by name

@@ -24,6 +24,7 @@ func (s *solver) chain(n *node) string {
 func (s *solver) unmet(n *node, clause apt.Clause) error {
 	var have []string
 	for _, r := range clause {
+		s.blamePin(r.Name)
 		switch c := s.u.nodes[r.Name]; {
 		case s.isInstalled(r.Name):
 			have = append(have, "installed is "+s.present[r.Name].pkg.ID())
@@ -42,8 +43,17 @@ func (s *solver) unmet(n *node, clause apt.Clause) error {
 	return fmt.Errorf("%s depends on %s, but %s", s.chain(n), clause, strings.Join(have, ", "))
 }
 
+// blamePin notes that a pinned package was in the way.
+func (s *solver) blamePin(name string) {
+	if c := s.u.nodes[name]; c != nil && s.u.pins[name] == c.pkg.Version && !s.isInstalled(name) {
+		s.blame[name] = true
+	}
+}
+
 // conflict is the error for n, whose relation r excludes other.
 func (s *solver) conflict(n, other *node, r apt.Relation) error {
+	s.blamePin(n.pkg.Name)
+	s.blamePin(other.pkg.Name)
 	c := &clash{text: fmt.Sprintf("%s conflicts with %s: it excludes %s", s.describe(n), s.describe(other), r)}
 	switch {
 	case s.chosen[n] && !s.kept[n]:
@@ -73,10 +83,10 @@ func (u *Universe) unknown(name, file string) error {
 			names = append(names, p.by.pkg.Name)
 		}
 		slices.Sort(names)
-		return fault.New(fault.Input, "%s: %s is a virtual package, provided by %s", cmpFile(file), name, strings.Join(slices.Compact(names), ", ")).
+		return fault.New(fault.Input, "%s: %s is a virtual package, provided by %s", wanter(file), name, strings.Join(slices.Compact(names), ", ")).
 			WithMend("name one of those instead%s", in(file))
 	}
-	e := fault.New(fault.Input, "%s: there is no package %s in the archive", cmpFile(file), name)
+	e := fault.New(fault.Input, "%s: there is no package %s in the archive", wanter(file), name)
 	if near := u.near(name); len(near) > 0 {
 		return e.WithMend("correct the name%s; similar ones are %s", in(file), strings.Join(near, ", "))
 	}

@@ -25,6 +25,7 @@ import (
 // Universe is what can be chosen from: of each name one candidate.
 type Universe struct {
 	nodes     map[string]*node
+	pins      map[string]string
 	providers map[string][]provision // by the name that is provided
 }
 
@@ -48,7 +49,7 @@ type provision struct {
 // and of equal versions the first. pins overrides that: a name in it gets just
 // that version, if packages have it.
 func NewUniverse(packages []*apt.Package, pins map[string]string) *Universe {
-	u := &Universe{nodes: make(map[string]*node, len(packages)), providers: map[string][]provision{}}
+	u := &Universe{nodes: make(map[string]*node, len(packages)), pins: pins, providers: map[string][]provision{}}
 	pinned := map[string]bool{}
 	for _, p := range packages {
 		isPin := pins[p.Name] == p.Version
