@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path"
+	"path/filepath"
 	"reflect"
 	"slices"
 	"strings"
@@ -177,13 +179,20 @@ func resolveSets(archive *apt.Archive, packages []*apt.Package, pins map[string]
 			}
 			e.Sets = append(e.Sets, s.Name)
 		}
-		l.Sets = append(l.Sets, Set{Name: s.Name, File: s.File, Extends: s.Extends, Packages: sortedSet(s.Packages)})
+		l.Sets = append(l.Sets, Set{Name: s.Name, File: shortFile(s.File), Extends: s.Extends, Packages: sortedSet(s.Packages)})
 	}
 	for _, p := range locked {
 		l.Packages = append(l.Packages, *p)
 	}
 	l.normalize()
 	return l, nil
+}
+
+// shortFile keeps of a profile's path what does not depend on where the project
+// stands or who is in which directory: profiles/NAME.
+func shortFile(file string) string {
+	dir, name := path.Split(filepath.ToSlash(file))
+	return path.Join(path.Base(dir), name)
 }
 
 // sameContent says whether two locks have the same packages for the same sets.
