@@ -1,0 +1,158 @@
+package agent
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"gopkg.in/yaml.v3"
+
+	"github.com/slipwayhq/slipway/firstboot/cloudconfig"
+	"github.com/slipwayhq/slipway/firstboot/datasource"
+	"github.com/slipwayhq/slipway/firstboot/node"
+	"github.com/slipwayhq/slipway/internal/atomicfile"
+)
+
+// SeedPath is where the agent keeps the metadata it used last. People detach
+// the CD after the first boot, and the next version of the image still needs
+// what it said. It may hold passwords, so root alone reads it.
+const SeedPath = "/var/lib/slipway/seed/seed.json"
+
+const (
+	// firstLook is how long a first boot waits for a CD drive that is slow.
+	firstLook = 4 * time.Second
+	// laterLook is the same where metadata is kept already.
+	laterLook = time.Second
+	interval  = 250 * time.Millisecond
+)
+
+// source finds metadata: on the machine, or else what was kept.
+type source struct {
+	env          datasource.Env
+	node         *node.Node
+	needsNetwork bool // the metadata is behind a URL and the network is not up
+	looked       bool
+	current      string // fingerprint of what is in use
+	trouble      string // what was wrong with the metadata, if anything
+	live         bool   // what is in use was found on the machine
+}
+
+// find looks for metadata and keeps what it finds.
+func (s *source) find(ctx context.Context) (*node.Seed, error) {
+	kept, keptErr := s.kept()
+	patience := laterLook
+	if kept == nil {
+		patience = firstLook
+	}
+	if s.looked {
+		patience = 0
+	}
+	s.looked = true
+	md, err := datasource.FindWithin(ctx, s.env, patience, interval)
+	s.needsNetwork, s.live, s.trouble = false, false, ""
+	var needs *datasource.NeedsNetworkError
+	switch {
+	case errors.As(err, &needs):
+		s.needsNetwork = true
+		err = nil
+	case datasource.IsNone(err):
+		err = nil
+	case err != nil:
+		s.trouble = err.Error()
+	default:
+		seed, err := seedOf(md)
+		if err != nil {
+			return nil, err
+		}
+		s.live, s.current = true, seed.Fingerprint
+		return seed, s.keep(seed)
+	}
+	if kept != nil {
+		kept.Source += ", kept from an earlier boot"
+		s.current = kept.Fingerprint
+		if err != nil {
+			// What was used before still is; what is wrong now must be seen.
+			kept.Warnings = append(kept.Warnings, node.Warning{Where: "metadata", Message: "cannot be used, so the former one is: " + err.Error(), Serious: true})
+		}
+		return kept, nil
+	}
+	return nil, errors.Join(err, keptErr)
+}
+
+// look reports whether the machine has metadata other than what is in use.
+func (s *source) look(ctx context.Context) bool {
+	if s.live {
+		return false // it is read again at the next boot
+	}
+	env := s.env
+	env.Attempts = 1
+	md, err := datasource.Find(ctx, env)
+	if err != nil {
+		var needs *datasource.NeedsNetworkError
+		return !datasource.IsNone(err) && !errors.As(err, &needs) && ctx.Err() == nil && err.Error() != s.trouble
+	}
+	return md.Fingerprint != s.current
+}
+
+func seedOf(md *datasource.Metadata) (*node.Seed, error) {
+	seed := &node.Seed{
+		Source: md.String(), Hostname: md.FQDN, PublicKeys: md.PublicKeys, Password: md.Password,
+		Network: md.Network, Fingerprint: md.Fingerprint,
+	}
+	if seed.Hostname == "" {
+		seed.Hostname = md.Hostname
+	}
+	for _, text := range md.Warnings {
+		seed.Warnings = append(seed.Warnings, node.Warning{Where: "metadata", Message: text})
+	}
+	// The user's word comes last, so that it counts.
+	if len(md.VendorData) > 0 {
+		seed.Documents = append(seed.Documents, cloudconfig.Document{Name: "vendor-data", Content: md.VendorData})
+	}
+	if len(md.UserData) > 0 {
+		seed.Documents = append(seed.Documents, cloudconfig.Document{Name: "user-data", Content: md.UserData})
+	}
+	if md.Slipway != nil {
+		block, err := yaml.Marshal(md.Slipway)
+		if err != nil {
+			return nil, fmt.Errorf("the block slipway in the meta-data: %w", err)
+		}
+		seed.Slipway = string(block)
+	}
+	return seed, nil
+}
+
+func (s *source) keep(seed *node.Seed) error {
+	path := s.node.Path(SeedPath)
+	data, err := json.Marshal(seed)
+	if err != nil {
+		return err
+	}
+	if old, err := os.ReadFile(path); err == nil && string(old) == string(data) {
+		return nil
+	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return err
+	}
+	return atomicfile.WriteBytes(path, 0o600, data)
+}
+
+// kept reads what was kept; nil if nothing was.
+func (s *source) kept() (*node.Seed, error) {
+	data, err := os.ReadFile(s.node.Path(SeedPath))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var seed node.Seed
+	if err := json.Unmarshal(data, &seed); err != nil {
+		return nil, fmt.Errorf("the metadata kept from an earlier boot is damaged: %w", err)
+	}
+	return &seed, nil
+}

@@ -1,0 +1,55 @@
+// Package steps holds what the agent does to a node, in order. A step brings one
+// part of the node to what the metadata asks for: it compares, changes only
+// what differs, and so can be applied at every boot and after a power cut at
+// any point. Without metadata each step does what suits a node that nobody has
+// said anything about.
+//
+// A step that fails does not stop the ones after it.
+package steps
+
+import (
+	"context"
+
+	"github.com/slipwayhq/slipway/firstboot/node"
+)
+
+// Step is one part of a node's configuration.
+type Step interface {
+	// Name is a word for reports.
+	Name() string
+	// Apply brings the node to what its metadata asks for. It reports what it
+	// waits for and what it changes to n.
+	Apply(ctx context.Context, n *node.Node) error
+}
+
+// Local are the steps that need no network: they come before the node's
+// network and services start, so that nothing ever starts on a node that is
+// configured by half, nor without a firewall.
+func Local(find Finder) []Step {
+	return []Step{
+		Datasource{find},   //  1 what is asked for
+		Bootcmd{},          //  2 commands for every boot
+		Hostname{},         //  3 host name
+		Network{},          //  4 network cards, addresses, routes
+		Resolver{},         //  5 name servers for the whole node
+		Firewall{},         //  6 default deny, and the role's ports
+		HostKeys{},         //  7 ssh host keys, born here
+		Clock{},            //  8 time zone, time servers
+		Locale{},           //  9 language, keyboard
+		Certificates{},     // 10 certificate authorities
+		Disks{},            // 11 partitions, file systems, mounts, swap
+		Users{},            // 12 groups, users, keys, passwords, sudo
+		Files{Late: false}, // 13 write_files
+	}
+}
+
+// Online are the steps for a node whose network and services start.
+func Online(confirm Confirmer) []Step {
+	return []Step{
+		Deferred{Files{Late: true}}, // 14 write_files with defer
+		Commands{},                  // 15 scripts and runcmd, once
+		Role{},                      // 16 the role's services
+		confirm,                     // 17 this version is good
+		Final{},                     // 18 final_message, power_state
+	}
+}
