@@ -105,31 +105,37 @@ func (o *oracle) write(t *testing.T, name, content string) {
 	}
 }
 
-func (o *oracle) run(ctx context.Context, args ...string) (string, error) {
-	cmd := exec.CommandContext(ctx, "apt-get", args...)
+func (o *oracle) command(ctx context.Context, name string, args ...string) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, name, args...)
 	cmd.Env = append(os.Environ(), "APT_CONFIG="+o.dir+"/apt.conf", "LC_ALL=C")
-	out, err := cmd.CombinedOutput()
+	return cmd
+}
+
+func (o *oracle) run(ctx context.Context, args ...string) (string, error) {
+	out, err := o.command(ctx, "apt-get", args...).CombinedOutput()
 	return string(out), err
 }
 
-// installed makes apt believe that these packages are installed.
+// installed makes apt believe that these packages are installed. It takes the
+// paragraphs from apt's own index: apt compares more fields than the version to
+// tell whether an installed package is the one in the archive.
 func (o *oracle) installed(t *testing.T, packages []*apt.Package) {
 	t.Helper()
-	var b strings.Builder
-	for _, p := range packages {
-		fmt.Fprintf(&b, "Package: %s\nStatus: install ok installed\nVersion: %s\nArchitecture: %s\nMaintainer: x <x@example.org>\nDescription: x\n", p.Name, p.Version, p.Arch)
-		for name, value := range map[string]string{"Priority": p.Priority, "Multi-Arch": p.MultiArch, "Pre-Depends": p.PreDepends,
-			"Depends": p.Depends, "Conflicts": p.Conflicts, "Breaks": p.Breaks, "Provides": p.Provides} {
-			if value != "" {
-				fmt.Fprintf(&b, "%s: %s\n", name, value)
-			}
+	var status strings.Builder
+	if len(packages) > 0 {
+		args := []string{"show", "--no-all-versions"}
+		for _, p := range packages {
+			args = append(args, p.Name+"="+p.Version)
 		}
-		if p.Essential {
-			b.WriteString("Essential: yes\n")
+		out, err := o.command(t.Context(), "apt-cache", args...).Output()
+		if err != nil {
+			t.Fatalf("apt-cache show: %v", err)
 		}
-		b.WriteString("\n")
+		for paragraph := range strings.SplitSeq(strings.TrimSpace(string(out)), "\n\n") {
+			fmt.Fprintf(&status, "%s\nStatus: install ok installed\n\n", strings.TrimSpace(paragraph))
+		}
 	}
-	o.write(t, "var/lib/dpkg/status", b.String())
+	o.write(t, "var/lib/dpkg/status", status.String())
 }
 
 var instLine = regexp.MustCompile(`^Inst (\S+) (?:\[\S+\] )?\((\S+) `)
