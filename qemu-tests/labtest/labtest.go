@@ -23,10 +23,12 @@ const OutEnv = "SLIPWAY_TEST_OUT"
 // keepTime bounds the taking of evidence from a machine that may hang.
 const keepTime = 20 * time.Second
 
-// Machine is a lab.Machine bound to a test, which it ends when a claim does not hold.
+// Machine is a lab.Machine bound to a test, which it ends when a claim does not
+// hold. It is that test too (m.Errorf, m.Fatal), so that helpers that tell a part
+// of the story need only the machine.
 type Machine struct {
+	testing.TB
 	*life
-	t testing.TB
 }
 
 // life is what the views of one machine (In) share.
@@ -45,7 +47,7 @@ func Start(t testing.TB, vm lab.VM) *Machine {
 		vm.Dir = t.TempDir()
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	m := &Machine{t: t, life: &life{ctx: ctx, out: outDir(t)}}
+	m := &Machine{TB: t, life: &life{ctx: ctx, out: outDir(t)}}
 	machine, err := lab.Start(ctx, vm)
 	m.lab = machine
 	t.Cleanup(func() {
@@ -63,7 +65,7 @@ func Start(t testing.TB, vm lab.VM) *Machine {
 }
 
 // In is the same machine, bound to a subtest.
-func (m *Machine) In(t testing.TB) *Machine { return &Machine{t: t, life: m.life} }
+func (m *Machine) In(t testing.TB) *Machine { return &Machine{TB: t, life: m.life} }
 
 // Lab is the machine itself, for what must return an error.
 func (m *Machine) Lab() *lab.Machine { return m.lab }
@@ -77,12 +79,12 @@ func outDir(t testing.TB) string {
 }
 
 func (m *Machine) must(err error) {
-	m.t.Helper()
+	m.Helper()
 	if err == nil {
 		return
 	}
-	m.keep(m.t)
-	m.t.Fatal(err)
+	m.keep(m.TB)
+	m.Fatal(err)
 }
 
 // keep saves the evidence once, at the first failure, while it is fresh.
@@ -104,20 +106,20 @@ func (m *Machine) keep(t testing.TB) {
 }
 
 // WaitForGuest waits until the guest agent answers.
-func (m *Machine) WaitForGuest() { m.t.Helper(); m.must(m.lab.WaitForGuest(m.ctx)) }
+func (m *Machine) WaitForGuest() { m.Helper(); m.must(m.lab.WaitForGuest(m.ctx)) }
 
 // WaitForUnit waits until a systemd unit is active; a unit that has failed ends the test at once.
-func (m *Machine) WaitForUnit(unit string) { m.t.Helper(); m.must(m.lab.WaitForUnit(m.ctx, unit)) }
+func (m *Machine) WaitForUnit(unit string) { m.Helper(); m.must(m.lab.WaitForUnit(m.ctx, unit)) }
 
 // WaitForConsole waits until a line of this boot's serial log matches.
 func (m *Machine) WaitForConsole(pattern string) {
-	m.t.Helper()
+	m.Helper()
 	m.must(m.lab.WaitForConsole(m.ctx, pattern))
 }
 
 // WaitUntilSucceeds repeats a guest command until it ends with status 0.
 func (m *Machine) WaitUntilSucceeds(command string) string {
-	m.t.Helper()
+	m.Helper()
 	out, err := m.lab.WaitUntilSucceeds(m.ctx, command)
 	m.must(err)
 	return out
@@ -125,15 +127,15 @@ func (m *Machine) WaitUntilSucceeds(command string) string {
 
 // Succeed runs a guest command that must end with status 0.
 func (m *Machine) Succeed(command string) string {
-	m.t.Helper()
+	m.Helper()
 	out, err := m.lab.Succeed(m.ctx, command)
 	m.must(err)
 	return out
 }
 
-// Fail runs a guest command that must not end with status 0.
-func (m *Machine) Fail(command string) string {
-	m.t.Helper()
+// MustFail runs a guest command that must not end with status 0.
+func (m *Machine) MustFail(command string) string {
+	m.Helper()
 	out, err := m.lab.Fail(m.ctx, command)
 	m.must(err)
 	return out
@@ -141,7 +143,7 @@ func (m *Machine) Fail(command string) string {
 
 // ReadFile reads a file of the guest.
 func (m *Machine) ReadFile(path string) string {
-	m.t.Helper()
+	m.Helper()
 	content, err := m.lab.ReadFile(m.ctx, path)
 	m.must(err)
 	return string(content)
@@ -149,41 +151,41 @@ func (m *Machine) ReadFile(path string) string {
 
 // WriteFile replaces a file of the guest.
 func (m *Machine) WriteFile(path, content string) {
-	m.t.Helper()
+	m.Helper()
 	m.must(m.lab.WriteFile(m.ctx, path, []byte(content)))
 }
 
 // PowerOn starts a machine that is off.
-func (m *Machine) PowerOn() { m.t.Helper(); m.must(m.lab.PowerOn(m.ctx)) }
+func (m *Machine) PowerOn() { m.Helper(); m.must(m.lab.PowerOn(m.ctx)) }
 
 // Crash cuts the power.
 func (m *Machine) Crash() { m.lab.Crash() }
 
 // Shutdown has the guest power itself off.
-func (m *Machine) Shutdown() { m.t.Helper(); m.must(m.lab.Shutdown(m.ctx)) }
+func (m *Machine) Shutdown() { m.Helper(); m.must(m.lab.Shutdown(m.ctx)) }
 
 // PressPower pushes the power button and waits until the guest has obeyed.
 func (m *Machine) PressPower() {
-	m.t.Helper()
+	m.Helper()
 	m.must(m.lab.PressPower(m.ctx))
 	m.must(m.lab.WaitForPowerOff(m.ctx))
 }
 
 // Reboot has the guest restart itself and waits until it is up again.
-func (m *Machine) Reboot() { m.t.Helper(); m.must(m.lab.Reboot(m.ctx)) }
+func (m *Machine) Reboot() { m.Helper(); m.must(m.lab.Reboot(m.ctx)) }
 
 // ResizeDisk grows the system disk to size bytes.
-func (m *Machine) ResizeDisk(size int64) { m.t.Helper(); m.must(m.lab.ResizeDisk(m.ctx, size)) }
+func (m *Machine) ResizeDisk(size int64) { m.Helper(); m.must(m.lab.ResizeDisk(m.ctx, size)) }
 
 // InsertCD puts a medium into the CD drive.
-func (m *Machine) InsertCD(iso string) { m.t.Helper(); m.must(m.lab.InsertCD(m.ctx, iso)) }
+func (m *Machine) InsertCD(iso string) { m.Helper(); m.must(m.lab.InsertCD(m.ctx, iso)) }
 
 // EjectCD empties the CD drive.
-func (m *Machine) EjectCD() { m.t.Helper(); m.must(m.lab.EjectCD(m.ctx)) }
+func (m *Machine) EjectCD() { m.Helper(); m.must(m.lab.EjectCD(m.ctx)) }
 
 // ScreenText is the text on a virtual terminal.
 func (m *Machine) ScreenText(tty int) string {
-	m.t.Helper()
+	m.Helper()
 	text, err := m.lab.ScreenText(m.ctx, tty)
 	m.must(err)
 	return text
@@ -192,9 +194,9 @@ func (m *Machine) ScreenText(tty int) string {
 // Screenshot keeps a picture of the screen beside what failed tests leave
 // behind and returns its path.
 func (m *Machine) Screenshot(name string) string {
-	m.t.Helper()
+	m.Helper()
 	if err := os.MkdirAll(m.out, 0o755); err != nil {
-		m.t.Fatal(err)
+		m.Fatal(err)
 	}
 	path := filepath.Join(m.out, name+".png")
 	m.must(m.lab.Screenshot(m.ctx, path))
@@ -203,7 +205,7 @@ func (m *Machine) Screenshot(name string) string {
 
 // Addr is where the host reaches a forwarded TCP port of the guest.
 func (m *Machine) Addr(guestPort int) string {
-	m.t.Helper()
+	m.Helper()
 	addr, err := m.lab.Addr(m.ctx, guestPort)
 	m.must(err)
 	return addr

@@ -1,0 +1,167 @@
+package boottest
+
+import (
+	"encoding/json"
+	"fmt"
+	"net"
+	"regexp"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/slipwayhq/slipway/builder/manifest"
+	"github.com/slipwayhq/slipway/firstboot/status"
+	"github.com/slipwayhq/slipway/qemu-tests/labtest"
+)
+
+// settleTime bounds the wait for a node that was started under TCG beside
+// another one.
+const settleTime = 6 * time.Minute
+
+// waitUntilReady waits until the agent says that the node is ready, and ends
+// the test as soon as it says that it will not be.
+func waitUntilReady(m *labtest.Machine) status.Report {
+	m.Helper()
+	return waitUntil(m, status.Ready)
+}
+
+func waitUntil(m *labtest.Machine, want status.State) status.Report {
+	m.Helper()
+	m.WaitForUnit("slipway-firstboot.service")
+	// The exit status tells the state once more; here the report is what counts.
+	text := m.Succeed(fmt.Sprintf("firstboot status --json --wait %v || true", settleTime))
+	var report status.Report
+	if err := json.Unmarshal([]byte(text), &report); err != nil {
+		m.Fatalf("firstboot status --json: %v\n%s", err, text)
+	}
+	if report.State != want {
+		m.Fatalf("the node is %s, not %s:\n%s", report.State, want, report.Text(time.Now(), status.Plain))
+	}
+	return report
+}
+
+// roleOf reads the role marker.
+func roleOf(m *labtest.Machine) *manifest.Role {
+	m.Helper()
+	role, err := manifest.ParseRole([]byte(m.ReadFile("/" + manifest.RolePath)))
+	if err != nil {
+		m.Fatal(err)
+	}
+	return role
+}
+
+// servicesRun checks the units that make the role, and that no other unit failed.
+func servicesRun(m *labtest.Machine) {
+	m.Helper()
+	for _, unit := range roleOf(m).Services {
+		m.WaitForUnit(unit)
+	}
+	if failed := strings.TrimSpace(m.Succeed("systemctl list-units --state=failed --plain --no-legend")); failed != "" {
+		m.Errorf("failed units:\n%s", failed)
+	}
+}
+
+// noPasswords checks that no account can be entered with a password (shadow(5):
+// a field that begins with ! or * is no hash).
+func noPasswords(m *labtest.Machine) {
+	m.Helper()
+	for line := range strings.Lines(m.ReadFile("/etc/shadow")) {
+		fields := strings.Split(line, ":")
+		if len(fields) < 2 || !strings.HasPrefix(fields[1], "!") && !strings.HasPrefix(fields[1], "*") {
+			m.Errorf("/etc/shadow: account %s has a password", fields[0])
+		}
+	}
+}
+
+// onlyRolePortsOpen compares what listens on the network, and the firewall's
+// default, with the ports of the role marker.
+func onlyRolePortsOpen(m *labtest.Machine) {
+	m.Helper()
+	role := roleOf(m)
+	for line := range strings.Lines(m.Succeed("ss --no-header --tcp --listening --numeric")) {
+		fields := strings.Fields(line)
+		if len(fields) < 4 {
+			continue
+		}
+		host, port, err := net.SplitHostPort(strings.Replace(fields[3], "*", "0.0.0.0", 1))
+		if err != nil {
+			m.Fatalf("ss says %q: %v", line, err)
+		}
+		host, _, _ = strings.Cut(host, "%")
+		if ip := net.ParseIP(host); ip != nil && ip.IsLoopback() {
+			continue
+		}
+		if !allowed(role.Ports, port) {
+			m.Errorf("something listens on port %s, which is not the role's: %s", port, strings.TrimSpace(line))
+		}
+	}
+	rules := m.Succeed("nft list ruleset")
+	if !regexp.MustCompile(`hook input priority [^;]*; policy drop;`).MatchString(rules) {
+		m.Errorf("the firewall does not drop by default:\n%s", rules)
+	}
+	opened := regexp.MustCompile(`(?m)^\s*(?:ip6? saddr @\S+ )?tcp dport (\S+)`)
+	for _, match := range opened.FindAllStringSubmatch(rules, -1) {
+		if !allowed(role.Ports, match[1]) {
+			m.Errorf("the firewall opens port %s, which is not the role's", match[1])
+		}
+	}
+}
+
+// allowed says whether the role marker names a TCP port, or a range that holds it.
+func allowed(ports []manifest.Port, port string) bool {
+	n, err := strconv.Atoi(port)
+	for _, p := range ports {
+		if p.Proto != "tcp" {
+			continue
+		}
+		if p.Port == port {
+			return true
+		}
+		first, last, isRange := strings.Cut(p.Port, "-")
+		if isRange && err == nil {
+			from, err1 := strconv.Atoi(first)
+			to, err2 := strconv.Atoi(last)
+			if err1 == nil && err2 == nil && from <= n && n <= to {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// hasOnlyAddress checks the IPv4 addresses of the node.
+func hasOnlyAddress(m *labtest.Machine, want string) {
+	m.Helper()
+	got := strings.Fields(m.Succeed("ip -4 -brief address show scope global | awk '{ for (i = 3; i <= NF; i++) print $i }'"))
+	if len(got) != 1 || got[0] != want {
+		m.Errorf("the node's addresses are %v, want %s", got, want)
+	}
+}
+
+// unreachable shows from outside that the firewall lets nobody to a port where
+// something listens. QEMU's network accepts on the host before the guest has,
+// so a connection alone proves nothing: it is the echo that must not come, and
+// not have come by the time that a later connection to an open port is answered.
+func unreachable(t *testing.T, m *labtest.Machine, closed, open int) {
+	t.Helper()
+	intruder, err := net.Dial("tcp", m.Addr(closed))
+	if err != nil {
+		return // refused outright
+	}
+	defer intruder.Close()
+	if _, err := intruder.Write([]byte("knock\n")); err != nil {
+		return
+	}
+	welcome, err := net.Dial("tcp", m.Addr(open))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer welcome.Close()
+	if _, err := welcome.Read(make([]byte, 1)); err != nil {
+		t.Fatalf("port %d, which is open, does not answer: %v", open, err)
+	}
+	if got := m.Succeed(fmt.Sprintf("ss --no-header --tcp --numeric state established state syn-recv 'sport = :%d'", closed)); strings.TrimSpace(got) != "" {
+		t.Errorf("the firewall let a connection to port %d through: %s", closed, got)
+	}
+}

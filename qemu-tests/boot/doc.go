@@ -1,0 +1,23 @@
+// Package boottest holds the claims about an appliance that only a booted
+// machine can prove. It boots the images that `slipway build` made, with the
+// lab, and looks at them from inside (guest agent) and from outside (forwarded
+// ports, serial line, screen).
+//
+// A boot takes 40 to 60 s under TCG, so independent claims share a machine, and
+// each of the six roles is booted under another combination of firmware, disk
+// format, hardware and datasource. Two tests run side by side on two cores.
+//
+//	test                      boots  machine
+//	TestNode                      3  gateway: qcow2, BIOS, NoCloud ISO, network v2; second boot; grown disk
+//	TestRoles/balancer            1  qcow2, UEFI, NoCloud vfat, network v1
+//	TestRoles/db-master           1  qcow2, Secure Boot, ConfigDrive ISO
+//	TestRoles/db-replica          1  qcow2, BIOS, NoCloud by DMI and HTTP
+//	TestRoles/broker              1  the OVA's disk, PVSCSI and VMXNET3 as VMware gives, UEFI, NoCloud ISO
+//	TestRoles/dispatcher          1  raw, SATA and e1000 as VirtualBox gives, BIOS, NoCloud ISO
+//	TestWithoutMetadata           1  gateway: DHCP, console screen, seed inserted while it runs
+//	TestPowerCut                  3  gateway: cut in mkfs, cut in the agent, recovery
+//	TestBrokenVersionFallsBack    2  gateway: a version on trial whose layers are missing
+//
+// That is 14 boots, two of them cut short: 10 to 12 minutes of machine time,
+// about 8 minutes by the clock.
+package boottest

@@ -1,0 +1,222 @@
+package boottest
+
+import (
+	"encoding/json"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/slipwayhq/slipway/builder/boot/bootfacts"
+	"github.com/slipwayhq/slipway/firstboot/node"
+	"github.com/slipwayhq/slipway/firstboot/seed"
+	"github.com/slipwayhq/slipway/qemu-tests/images"
+	"github.com/slipwayhq/slipway/qemu-tests/lab"
+	"github.com/slipwayhq/slipway/qemu-tests/labtest"
+)
+
+const (
+	gib = 1 << 30
+
+	nodeMAC  = "52:54:00:00:00:01"
+	nodeAddr = "10.0.2.50" // on QEMU's user network, but not what its DHCP gives
+
+	intruderPort = 9999 // nothing of the role's
+)
+
+// TestNode follows one node from its first boot to a grown disk. What it claims
+// of the first boot holds for every role: base and agent are the same.
+func TestNode(t *testing.T) {
+	t.Parallel()
+	key := newKey(t)
+	authority := newAuthority(t)
+	m := labtest.Start(t, lab.VM{
+		Name:  "gateway-1",
+		Image: images.Path(t, "gateway", "qcow2"),
+		Seeds: []string{noCloudISO(t, seed.Files{
+			MetaData: []byte("instance-id: gateway-1\nlocal-hostname: gateway-1\n"),
+			UserData: fullUserData(key, authority),
+			NetworkConfig: []byte(`version: 2
+ethernets:
+  lan:
+    match: {macaddress: "` + nodeMAC + `"}
+    addresses: [` + nodeAddr + `/24]
+    routes: [{to: default, via: 10.0.2.2}]
+    nameservers: {addresses: [10.0.2.3], search: [example.org]}
+`),
+		})},
+		Disks: []lab.Disk{{Serial: "payload", Size: gib}},
+		NICs: []lab.NIC{{MAC: nodeMAC, Forwards: []lab.Forward{
+			{Port: 22, To: nodeAddr}, {Port: 10443, To: nodeAddr}, {Port: intruderPort, To: nodeAddr},
+		}}},
+	})
+	report := waitUntilReady(m)
+
+	t.Run("the serial line shows the boot", func(t *testing.T) {
+		for _, want := range []string{"slipway gateway", "handing over to systemd"} {
+			if !strings.Contains(m.Lab().SerialLog(), want) {
+				t.Errorf("the serial log never shows %q", want)
+			}
+		}
+	})
+	t.Run("the screen shows the report", func(t *testing.T) {
+		m := m.In(t)
+		t.Logf("kept %s", m.Screenshot("ready"))
+		if screen := m.ScreenText(1); !strings.Contains(screen, "slipway gateway - READY") {
+			t.Errorf("the first terminal shows:\n%s", screen)
+		}
+	})
+	t.Run("the role's services run", func(t *testing.T) { servicesRun(m.In(t)) })
+	t.Run("the address is the one of network-config version 2", func(t *testing.T) {
+		hasOnlyAddress(m.In(t), nodeAddr+"/24")
+		wants(m.In(t), "resolvectl dns", "10.0.2.3")
+		wants(m.In(t), "resolvectl domain", "example.org")
+		wants(m.In(t), "ip route show default", "via 10.0.2.2")
+	})
+	t.Run("what the metadata asks for is in effect", func(t *testing.T) {
+		m := m.In(t)
+		wants(m, "hostname", "gateway-1")
+		wants(m, "timedatectl show --property=Timezone --value", "Asia/Tokyo")
+		wants(m, "timedatectl show-timesync --property=SystemNTPServers --value", "10.0.2.3")
+		wants(m, "cat /etc/motd.d/note", "carried over")
+		wants(m, "stat --format=%a:%U /etc/motd.d/note", "640:root")
+		wants(m, "id --name --groups operator", "adm")
+		wants(m, "cat /var/lib/slipway/ran", "ran")
+		wants(m, "findmnt --noheadings --output=FSTYPE,LABEL /srv/payload", "ext4 payload")
+		if bundle := m.ReadFile("/etc/ssl/certs/ca-certificates.crt"); !strings.Contains(squash(bundle), squash(authority)) {
+			t.Error("the node does not trust the CA of the metadata")
+		}
+	})
+	t.Run("the administrator logs in with a key and becomes root", func(t *testing.T) {
+		m := m.In(t)
+		out := sshRun(t, m.Addr(22), "operator", key, hostKeyOf(t, report), "sudo -n id --user")
+		if strings.TrimSpace(out) != "0" {
+			t.Errorf("sudo id says %q", out)
+		}
+		sshRefuses(t, m.Addr(22), "operator", newKey(t))
+		sshRefuses(t, m.Addr(22), "root", key)
+	})
+	t.Run("no account has a password", func(t *testing.T) { noPasswords(m.In(t)) })
+	t.Run("only the role's ports are open", func(t *testing.T) { onlyRolePortsOpen(m.In(t)) })
+	t.Run("a port that is not the role's cannot be reached", func(t *testing.T) {
+		m := m.In(t)
+		m.Succeed("systemd-run --quiet --unit=intruder /usr/bin/systemd-socket-activate --listen=0.0.0.0:9999 --accept /bin/cat")
+		m.WaitUntilSucceeds("ss --no-header --tcp --listening --numeric 'sport = :9999' | grep -q .")
+		unreachable(t, m, intruderPort, 22)
+		m.Succeed("systemctl stop intruder")
+	})
+	t.Run("unknown keys are reported", func(t *testing.T) {
+		for _, w := range report.Warnings {
+			if strings.Contains(w.String(), "no_such_key") {
+				return
+			}
+		}
+		t.Errorf("no warning of no_such_key in %v", report.Warnings)
+	})
+
+	first := identityOf(m)
+	m.Reboot()
+	report = waitUntilReady(m)
+	t.Run("the second boot changes nothing", func(t *testing.T) {
+		m := m.In(t)
+		if again := identityOf(m); again != first {
+			t.Errorf("first boot:\n%+v\nsecond boot:\n%+v", first, again)
+		}
+		for _, s := range report.Steps {
+			if len(s.Changed) > 0 {
+				t.Errorf("step %s changed %v", s.Name, s.Changed)
+			}
+		}
+		wants(m, "cat /var/lib/slipway/ran", "ran")
+		servicesRun(m)
+	})
+
+	m.Succeed("echo kept > /var/lib/gateway/kept; echo kept > /etc/kept; sync")
+	before := factsOf(m).State.Size
+	t.Run("the power button shuts the node down", func(t *testing.T) { m.In(t).PressPower() })
+	m.ResizeDisk(40 * gib)
+	m.PowerOn()
+	waitUntilReady(m)
+	t.Run("a grown disk is used, and the data kept", func(t *testing.T) {
+		m := m.In(t)
+		facts := factsOf(m)
+		if !facts.State.Grown || facts.State.Size-before < 9*gib {
+			t.Errorf("the state partition went from %d to %d bytes (grown: %v)", before, facts.State.Size, facts.State.Grown)
+		}
+		wants(m, "df --output=size --block-size=1G "+bootfacts.StateDir+" | tail -n 1", "3[5-7]")
+		wants(m, "cat /var/lib/gateway/kept /etc/kept", "kept\nkept")
+		if again := identityOf(m); again.MachineID != first.MachineID || again.HostKeys != first.HostKeys {
+			t.Errorf("the node became another: %+v, was %+v", again, first)
+		}
+	})
+}
+
+// fullUserData asks for a bit of everything that a node can be asked for.
+func fullUserData(key sshKey, authority string) []byte {
+	return []byte(`#cloud-config
+timezone: Asia/Tokyo
+ntp:
+  servers: [10.0.2.3]
+users:
+  - name: operator
+    groups: [adm]
+    sudo: "ALL=(ALL) NOPASSWD:ALL"
+    shell: /bin/bash
+    ssh_authorized_keys: ["` + key.authorized + `"]
+ca_certs:
+  trusted:
+    - |
+` + indent(authority, "      ") + `
+write_files:
+  - path: /etc/motd.d/note
+    permissions: "0640"
+    content: |
+      carried over
+fs_setup:
+  - {label: payload, filesystem: ext4, device: /dev/disk/by-id/virtio-payload, partition: none}
+mounts:
+  - [/dev/disk/by-id/virtio-payload, /srv/payload, ext4, defaults]
+runcmd:
+  - echo ran >> /var/lib/slipway/ran
+no_such_key: 1
+`)
+}
+
+// identity is what makes a node that node, and what was done to it.
+type identity struct {
+	MachineID, HostKeys, Kept, Local, Ran string
+}
+
+func identityOf(m *labtest.Machine) identity {
+	return identity{
+		MachineID: m.ReadFile("/etc/machine-id"),
+		HostKeys:  m.Succeed("cat /var/lib/slipway/ssh/*.pub"),
+		Kept:      m.ReadFile(node.KeptPath),
+		Local:     m.Succeed("cat " + node.LocalPath + " 2>/dev/null || true"),
+		Ran:       m.ReadFile("/var/lib/slipway/ran"),
+	}
+}
+
+// factsOf reads what the init left for the agent.
+func factsOf(m *labtest.Machine) bootfacts.Facts {
+	var f bootfacts.Facts
+	if err := json.Unmarshal([]byte(m.ReadFile(bootfacts.Path)), &f); err != nil {
+		m.Fatalf("%s: %v", bootfacts.Path, err)
+	}
+	return f
+}
+
+// wants runs a guest command whose trimmed output must match.
+func wants(m *labtest.Machine, command, pattern string) {
+	m.Helper()
+	out := strings.TrimSpace(m.Succeed(command))
+	if !regexp.MustCompile(`(?s)^(.*[^\w])?(`+pattern+`)([^\w].*)?$`).MatchString(strings.Join(strings.Fields(out), " ")) &&
+		out != pattern {
+		m.Errorf("%s: want %q, got %q", command, pattern, out)
+	}
+}
+
+func squash(text string) string { return strings.Join(strings.Fields(text), "") }
+
+func indent(text, with string) string {
+	return with + strings.ReplaceAll(strings.TrimSpace(text), "\n", "\n"+with)
+}
