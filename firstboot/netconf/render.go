@@ -174,6 +174,8 @@ func networkFile(l *Link, master *Link, vlans []string) *sections {
 		if master.Kind == Bond && master.Bond.Primary == l.ID {
 			s.set("PrimarySlave", "yes")
 		}
+		// A member has no addresses of its own, not even link-local ones.
+		s.set("LinkLocalAddressing", "no")
 		writeVLANs(s, vlans)
 		if master.Kind == Bridge {
 			s.block("Bridge", func(s *sections) {
@@ -193,9 +195,9 @@ func networkFile(l *Link, master *Link, vlans []string) *sections {
 	if l.IPv6Privacy {
 		s.set("IPv6PrivacyExtensions", "yes")
 	}
-	if l.Kind == Bridge || l.Kind == Bond {
-		// The interface has its addresses even before a member has a carrier, so
-		// that services which bind to them can start.
+	if l.Kind == Bridge || l.Kind == Bond || l.Kind == VLAN {
+		// The interface has its addresses even before what is below it has a
+		// carrier, so that services which bind to them can start.
 		s.set("ConfigureWithoutCarrier", "yes")
 	}
 	writeVLANs(s, vlans)
