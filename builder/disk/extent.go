@@ -30,7 +30,7 @@ func NewImage(size int64, extents []Extent) (*Image, error) {
 	sort.Slice(sorted, func(i, j int) bool { return sorted[i].Offset < sorted[j].Offset })
 	var end int64
 	for _, e := range sorted {
-		if e.Length < 0 || e.Offset < end || e.Offset+e.Length > size {
+		if e.Length < 0 || e.Offset < end || e.Length > size-e.Offset {
 			return nil, fmt.Errorf("extent at %d of %d bytes overlaps another or leaves the disk of %d bytes", e.Offset, e.Length, size)
 		}
 		end = e.Offset + e.Length
