@@ -127,6 +127,17 @@ func count(cfg *Config, kind Kind) int {
 // linkOpenStack connects bonds with their members and VLANs with what they
 // stand on, once all ids are known.
 func linkOpenStack(items []value, cfg *Config, ids map[string]int) {
+	// VLANs are named by what they stand on, as cloud-init does: eth0.100.
+	for _, item := range items {
+		id, ok := item.get("id")
+		parent, ok2 := item.get("vlan_link")
+		if _, named := item.get("name"); !ok || !ok2 || named || !hasKey(ids, id.str2()) || !hasKey(ids, parent.str2()) {
+			continue
+		}
+		if l := &cfg.Links[ids[id.str2()]]; l.Kind == VLAN {
+			l.ID = fmt.Sprintf("%.10s.%d", cfg.Links[ids[parent.str2()]].ID, l.VLANID)
+		}
+	}
 	for _, item := range items {
 		idv, ok := item.get("id")
 		if !ok || !hasKey(ids, idv.str()) {

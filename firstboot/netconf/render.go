@@ -155,9 +155,7 @@ func networkFile(l *Link, master *Link, vlans []string) *sections {
 	matchInterface(s, l)
 	s.block("Link", func(s *sections) {
 		s.number("MTUBytes", l.MTU)
-		if l.Kind == Ethernet {
-			s.set("MACAddress", l.MAC)
-		}
+		s.set("MACAddress", l.MAC)
 		switch {
 		case l.Off:
 			s.set("ActivationPolicy", "always-down")
