@@ -143,7 +143,7 @@ func importOVA(ctx context.Context, c *vim25.Client, ova string) (*mo.VirtualMac
 		return nil, err
 	}
 	im := importer.Importer{
-		Log: func(string) (int, error) { return 0, nil },
+		Log:    func(string) (int, error) { return 0, nil },
 		Client: c, Finder: finder, Datacenter: dc, Datastore: store, ResourcePool: pool, Folder: folders.VmFolder,
 		Archive: &importer.TapeArchive{Path: ova, Opener: importer.Opener{Client: c}},
 	}
