@@ -183,6 +183,11 @@ func (r *run) apply(ctx context.Context, s steps.Step) error {
 	handle := r.tracker.Step(s.Name())
 	r.node.Report = handle
 	handle.Start()
+	if !r.told {
+		// Each step has limits of its own; formatting a large disk must not look
+		// like a start that hangs.
+		r.agent.Notify(fmt.Sprintf("EXTEND_TIMEOUT_USEC=%d", steps.Longest.Microseconds()))
+	}
 	err := s.Apply(ctx, r.node)
 	if ctx.Err() == nil {
 		handle.End(err)

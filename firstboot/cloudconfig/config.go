@@ -61,7 +61,7 @@ type Config struct {
 	_ struct{} `cloud:"wireguard" why:"write /etc/systemd/network/*.netdev with write_files"`
 	_ struct{} `cloud:"disable_ec2_metadata,updates,reporting,output,vendor_data,launch-index,migrate" why:"it steers cloud-init itself, which this image does not have"`
 	_ struct{} `cloud:"cloud_init_modules,cloud_config_modules,cloud_final_modules,system_info" why:"it steers cloud-init itself, which this image does not have"`
-	_ struct{} `cloud:"locale_configfile" why:"the locale stands in /etc/default/locale"`
+	_ struct{} `cloud:"locale_configfile" why:"the locale stands in /etc/locale.conf"`
 	_ struct{} `cloud:"disable_root_opts" why:"root's keys are taken from it as long as disable_root is true"`
 	_ struct{} `cloud:"ssh,ssh_publish_hostkeys,ssh_key_console_blacklist,ssh_fp_console_blacklist,no_ssh_fingerprints,authkey_hash" why:"the console always shows the fingerprints of all host keys"`
 	_ struct{} `cloud:"merge_how,merge_type" why:"where several parts give one key, the last one counts"`

@@ -3,7 +3,9 @@ package steps
 import (
 	"context"
 	_ "embed"
+	"errors"
 	"fmt"
+	"net/netip"
 	"regexp"
 	"strings"
 	"text/template"
@@ -12,13 +14,17 @@ import (
 	"github.com/slipwayhq/slipway/firstboot/node"
 )
 
-//go:embed nftables.conf.tmpl
-var rulesetTemplate string
+//go:embed role.nft.tmpl
+var portsTemplate string
 
-// RulesetPath is where the firewall's rules stand.
-const RulesetPath = "/etc/slipway/nftables.conf"
+const (
+	// policyPath is the image's firewall: default deny, with sets for what is open.
+	policyPath = "/usr/lib/slipway/nftables.conf"
+	// PortsPath fills those sets; the policy includes it.
+	PortsPath = "/etc/nftables.d/50-role.nft"
+)
 
-// Firewall closes every port but those of the role marker. The rules are one
+// Firewall opens the ports of the role marker and no other. The rules are one
 // table of their own, replaced in one transaction: what others, such as
 // Docker, keep in the kernel stays.
 type Firewall struct{}
@@ -26,86 +32,70 @@ type Firewall struct{}
 func (Firewall) Name() string { return "firewall" }
 
 func (Firewall) Apply(ctx context.Context, n *node.Node) error {
-	ruleset, err := Ruleset(n.Role.Ports, nil)
+	ports, err := OpenPorts(n.Role.Ports, nil)
 	if err != nil {
 		return err
 	}
-	if _, err := n.Ensure(RulesetPath, 0o644, ruleset); err != nil {
+	former, err := n.Read(PortsPath)
+	if err != nil {
 		return err
 	}
-	// The kernel forgets at every boot, so the rules are always loaded; within a
-	// boot the same rules are loaded once more without effect on connections.
-	_, err = n.Command(ctx, "nft", "-f", RulesetPath)
-	return err
+	changed, err := n.Ensure(PortsPath, 0o644, ports)
+	if err != nil {
+		return err
+	}
+	// The kernel forgets at every boot, so the rules are always loaded. Loading
+	// the same rules once more has no effect on connections.
+	if _, err := n.Command(ctx, "nft", "-f", policyPath); err != nil {
+		if changed && len(former) > 0 {
+			_, restoreErr := n.Write(PortsPath, 0o644, former)
+			return fmt.Errorf("the rules stay as they were: %w", errors.Join(err, restoreErr))
+		}
+		return err
+	}
+	return nil
 }
 
-// Ruleset renders the firewall for a role's ports and its peers' addresses.
-func Ruleset(ports []manifest.Port, peers []string) (string, error) {
-	type rule struct{ Match, Peers, Why string }
-	var data struct {
-		Peers4, Peers6 []string
-		Any, Cluster   []rule
-		Published      []string // tcp and udp ports that containers may answer at
-	}
+// OpenPorts writes which ports are open, and to which peers, for nft(8).
+func OpenPorts(ports []manifest.Port, peers []netip.Addr) (string, error) {
+	type element struct{ Set, Element, Why string }
+	var elements []element
 	for _, p := range peers {
-		if strings.Contains(p, ":") {
-			data.Peers6 = append(data.Peers6, p)
-		} else {
-			data.Peers4 = append(data.Peers4, p)
+		set := "peers4"
+		if p.Is6() {
+			set = "peers6"
 		}
+		elements = append(elements, element{set, p.String(), "a peer of this node"})
 	}
 	for _, p := range ports {
-		match, err := portMatch(p)
+		set, value, err := opening(p)
 		if err != nil {
-			return "", err
+			return "", fmt.Errorf("role marker: %w", err)
 		}
-		r := rule{Match: match, Why: oneLine(p.Why)}
-		switch p.From {
-		case "any":
-			data.Any = append(data.Any, r)
-		case "cluster":
-			data.Cluster = append(data.Cluster, r)
-		default:
-			return "", fmt.Errorf("role marker: port %s is open to %q; it must be any or cluster", p.Port, p.From)
-		}
-		if p.Proto != "vrrp" {
-			source := ""
-			if p.From == "cluster" {
-				source = "cluster"
-			}
-			for _, family := range families(source) {
-				data.Published = append(data.Published, fmt.Sprintf("%sct original protocol %s ct original proto-dst %s", family, p.Proto, p.Port))
-			}
-		}
+		elements = append(elements, element{set, value, strings.Join(strings.Fields(p.Why), " ")})
 	}
-	t, err := template.New("nftables.conf").Parse(rulesetTemplate)
+	t, err := template.New("role.nft").Parse(portsTemplate)
 	if err != nil {
 		return "", err
 	}
 	var b strings.Builder
-	err = t.Execute(&b, data)
+	err = t.Execute(&b, elements)
 	return b.String(), err
-}
-
-func families(source string) []string {
-	if source == "" {
-		return []string{""}
-	}
-	return []string{"ip saddr @cluster4 ", "ip6 saddr @cluster6 "}
 }
 
 var portRange = regexp.MustCompile(`^[0-9]{1,5}(-[0-9]{1,5})?$`)
 
-func portMatch(p manifest.Port) (string, error) {
+// opening is the set that a port goes into, and its element.
+func opening(p manifest.Port) (set, element string, err error) {
 	switch {
-	case p.Proto == "vrrp":
-		return "meta l4proto vrrp", nil
+	case p.From != "any" && p.From != "cluster":
+		return "", "", fmt.Errorf("port %s is open to %q; it must be any or cluster", p.Port, p.From)
+	case p.Proto == "vrrp" && p.From == "cluster":
+		return "proto_cluster", "vrrp", nil
 	case p.Proto != "tcp" && p.Proto != "udp":
-		return "", fmt.Errorf("role marker: port %s has protocol %q; it must be tcp, udp or vrrp", p.Port, p.Proto)
+		return "", "", fmt.Errorf("port %s has protocol %q; it must be tcp, udp, or vrrp from the cluster", p.Port, p.Proto)
 	case !portRange.MatchString(p.Port):
-		return "", fmt.Errorf("role marker: %q is not a port or a range of ports", p.Port)
+		return "", "", fmt.Errorf("%q is not a port or a range of ports", p.Port)
 	}
-	return p.Proto + " dport " + p.Port, nil
+	return p.Proto + "_" + p.From, p.Port, nil
 }
-
-func oneLine(s string) string { return strings.Join(strings.Fields(s), " ") }

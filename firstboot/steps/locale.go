@@ -61,7 +61,7 @@ func setLocale(ctx context.Context, n *node.Node, want string) error {
 	norm := func(s string) string { return strings.ToLower(strings.ReplaceAll(s, "-", "")) }
 	for _, have := range strings.Fields(out) {
 		if norm(have) == norm(want) {
-			_, err := n.Ensure("/etc/default/locale", 0o644, "LANG="+want+"\n")
+			_, err := n.Ensure("/etc/locale.conf", 0o644, "LANG="+want+"\n")
 			return err
 		}
 	}

@@ -256,7 +256,7 @@ func sshLogin(ctx context.Context, n *node.Node) error {
 		content += "PermitRootLogin " + map[bool]string{true: "no", false: "prohibit-password"}[*c.DisableRoot] + "\n"
 	}
 	// sshd takes the first value it reads, so this file's name sorts first.
-	changed, err := n.Ensure("/etc/ssh/sshd_config.d/10-slipway-metadata.conf", 0o644, content)
+	changed, err := n.Ensure("/etc/ssh/sshd_config.d/05-metadata.conf", 0o644, content)
 	if err != nil || !changed {
 		return err
 	}

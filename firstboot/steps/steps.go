@@ -9,9 +9,13 @@ package steps
 
 import (
 	"context"
+	"time"
 
 	"github.com/slipwayhq/slipway/firstboot/node"
 )
+
+// Longest is what a single step before the network may take at most.
+const Longest = mkfsLimit + 5*time.Minute
 
 // Step is one part of a node's configuration.
 type Step interface {
