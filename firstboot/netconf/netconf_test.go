@@ -3,6 +3,7 @@ package netconf
 import (
 	"bytes"
 	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -338,3 +339,5 @@ func FuzzParse(f *testing.F) {
 		}
 	})
 }
+
+func mustPrefix(s string) netip.Prefix { return netip.MustParsePrefix(s) }
