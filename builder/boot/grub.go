@@ -78,18 +78,23 @@ type File struct {
 	Content []byte
 }
 
-// LoaderFiles returns the boot loaders for UEFI, GRUB's configuration, and an
-// environment block in which good is the version known to work.
-func LoaderFiles(tools *tree.Tree, good string) ([]File, error) {
+// ConfigFiles returns GRUB's configuration, and an environment block in which
+// good is the version known to work.
+func ConfigFiles(good string) ([]File, error) {
 	env, err := Env{Good: good}.Bytes()
 	if err != nil {
 		return nil, err
 	}
-	files := []File{
+	return []File{
 		{"EFI/debian/grub.cfg", debianConfig},
 		{"grub/grub.cfg", grubConfig},
 		{"grub/grubenv", env},
-	}
+	}, nil
+}
+
+// LoaderFiles returns the boot loaders for UEFI, out of the tools' tree.
+func LoaderFiles(tools *tree.Tree) ([]File, error) {
+	var files []File
 	const (
 		shim = "usr/lib/shim/shimx64.efi.signed"
 		mok  = "usr/lib/shim/mmx64.efi.signed"

@@ -38,7 +38,7 @@ func run(args []string) int {
 	context.AfterFunc(ctx, stop)
 
 	app := newApp()
-	err := app.RunContext(ctx, args)
+	err := app.RunContext(ctx, flagsFirst(app, args))
 	if ctx.Err() != nil && err != nil {
 		err = context.Canceled
 	}
@@ -74,7 +74,7 @@ file, 4 the host lacks something, 5 network, 6 a hash or signature does not fit,
 			&cli.StringFlag{Name: "progress", Usage: "`HOW` to show progress: auto, bars, lines or none", Value: "auto"},
 		},
 		Commands: []*cli.Command{
-			lockCommand(), buildCommand(), inspectCommand(), diffCommand(), sbomCommand(), cacheCommand(), completionCommand(),
+			lockCommand(), buildCommand(), cacheCommand(), completionCommand(),
 		},
 		EnableBashCompletion: true,
 		Suggest:              true,

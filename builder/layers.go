@@ -1,0 +1,476 @@
+package builder
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/slipwayhq/slipway/builder/boot"
+	"github.com/slipwayhq/slipway/builder/deb"
+	"github.com/slipwayhq/slipway/builder/fetch"
+	"github.com/slipwayhq/slipway/builder/layer"
+	"github.com/slipwayhq/slipway/builder/lock"
+	"github.com/slipwayhq/slipway/builder/manifest"
+	"github.com/slipwayhq/slipway/builder/profile"
+	"github.com/slipwayhq/slipway/builder/sandbox"
+	"github.com/slipwayhq/slipway/builder/squashfs"
+	"github.com/slipwayhq/slipway/builder/tree"
+	"github.com/slipwayhq/slipway/internal/fault"
+	"github.com/slipwayhq/slipway/internal/progress"
+)
+
+// recipe counts up when the way layers are made changes, so that layers of an
+// older slipway in the cache are not taken for ours.
+const recipe = 1
+
+// Kinds of the cache's records.
+const (
+	layerRecord  = "layer"
+	loaderRecord = "loader"
+	initrdRecord = "initrd"
+)
+
+// madeLayer is a layer in the cache.
+type madeLayer struct {
+	manifest.Layer
+	Kernel  string `json:"kernel,omitempty"`  // base only: release of the kernel
+	Vmlinuz string `json:"vmlinuz,omitempty"` // base only: digest of its image
+
+	key    string
+	cached bool
+}
+
+// layers is everything that is made of packages.
+type layers struct {
+	base     madeLayer
+	packages map[string]madeLayer // by role; roles with equal lists share one
+	loader   loader
+}
+
+// plan is a layer before it is made: the packages that go in and the key that
+// stands for all of them.
+type plan struct {
+	name     string // base, tools or packages
+	title    string // for people
+	packages []lock.Package
+	preseed  map[string]string
+	key      string
+}
+
+// plan works out the key of a profile's package layer on top of lower.
+func (b *build) plan(name, title string, p *profile.Profile, packages []lock.Package, lower string) plan {
+	parts := []any{recipe, name == "base", lower, b.date(), p.Preseed}
+	for _, pkg := range packages {
+		parts = append(parts, pkg.Name, pkg.Version, pkg.SHA256)
+	}
+	return plan{name: name, title: title, packages: packages, preseed: p.Preseed, key: hashKey(parts...)}
+}
+
+// layers makes what the cache does not have yet: the base, the package layers
+// of the roles, and the boot loaders.
+func (b *build) layers(ctx context.Context, roles []*profile.Profile) (*layers, error) {
+	base := b.plan("base", "base", b.profiles.Base, b.lock.Closure("base"), "")
+	tools := b.plan("tools", "tools", b.profiles.Tools, b.lock.Own("tools"), base.key)
+	packages := map[string]plan{} // by key
+	out := &layers{packages: map[string]madeLayer{}}
+	keyOf := map[string]string{}
+	for _, p := range roles {
+		pl := b.plan("packages", p.Role, p, b.lock.Own(p.Role), base.key)
+		keyOf[p.Role] = pl.key
+		packages[pl.key] = pl
+	}
+
+	missing := map[string]plan{}
+	for key, pl := range packages {
+		if !b.cachedLayer(key, new(madeLayer)) {
+			missing[key] = pl
+		}
+	}
+	haveLoader := b.cachedLoader(tools.key, &out.loader)
+	haveBase := b.cachedLayer(base.key, &out.base)
+	made := map[string]madeLayer{}
+
+	if !haveBase || !haveLoader || len(missing) > 0 {
+		unlock, err := b.Cache.Lock(ctx, "base-"+base.key) // a second slipway waits, then finds the layers made
+		if err != nil {
+			return nil, err
+		}
+		defer unlock()
+		lower, err := b.baseTree(ctx, base, slices.Collect(maps.Values(missing)), tools)
+		if err != nil {
+			return nil, err
+		}
+		g, gctx := errgroup.WithContext(ctx)
+		g.SetLimit(3)
+		if !haveBase {
+			g.Go(func() (err error) { out.base, err = b.compressBase(gctx, base, lower); return err })
+		}
+		if !haveLoader {
+			g.Go(func() (err error) { out.loader, err = b.makeLoader(gctx, tools, lower); return err })
+		}
+		results := make(chan madeLayer, len(missing))
+		for _, pl := range sortedPlans(missing) {
+			g.Go(func() error {
+				l, err := b.makePackages(gctx, pl, lower)
+				results <- l
+				return err
+			})
+		}
+		err = g.Wait()
+		close(results)
+		if err != nil {
+			return nil, err
+		}
+		for l := range results {
+			made[l.key] = l
+		}
+	}
+	for role, key := range keyOf {
+		l, ok := made[key]
+		if !ok {
+			b.cachedLayer(key, &l)
+		}
+		out.packages[role] = l
+	}
+	return out, nil
+}
+
+// sortedPlans puts the largest layer first: it takes longest.
+func sortedPlans(plans map[string]plan) []plan {
+	return slices.SortedFunc(maps.Values(plans), func(x, y plan) int {
+		if n := len(y.packages) - len(x.packages); n != 0 {
+			return n
+		}
+		return strings.Compare(x.key, y.key)
+	})
+}
+
+// cachedLayer reads a layer's record; it counts only if the layer itself is
+// still there.
+func (b *build) cachedLayer(key string, l *madeLayer) bool {
+	data, ok := b.Cache.Record(layerRecord, key)
+	if !ok || json.Unmarshal(data, l) != nil {
+		return false
+	}
+	l.key, l.cached = key, true
+	_, ok = b.Cache.Blob(l.Digest)
+	if l.Vmlinuz != "" {
+		_, haveKernel := b.Cache.Blob(l.Vmlinuz)
+		ok = ok && haveKernel
+	}
+	return ok
+}
+
+// fetch brings the packages of the plans into the cache.
+func (b *build) fetch(ctx context.Context, plans ...plan) error {
+	var items []fetch.Item
+	for _, pl := range plans {
+		for _, p := range pl.packages {
+			items = append(items, fetch.Item{Name: p.ID(), Path: p.Path, Alias: p.Alias, Size: p.Size, SHA256: p.SHA256, Line: p.Line})
+		}
+	}
+	return fetch.Fetch(ctx, b.Cache, b.Locations, items, b.Fetch)
+}
+
+// baseTree returns the directory of the unpacked and configured base, which
+// package layers are made on top of.
+func (b *build) baseTree(ctx context.Context, base plan, others []plan, tools plan) (string, error) {
+	if dir, ok := b.Cache.Tree(base.key); ok {
+		return dir, b.fetch(ctx, append(others, tools)...)
+	}
+	if err := b.fetch(ctx, append(append(others, tools), base)...); err != nil {
+		return "", err
+	}
+	w, err := b.Cache.NewTree(base.key)
+	if err != nil {
+		return "", err
+	}
+	defer w.Abort()
+	if err := b.install(ctx, base, w.Dir(), ""); err != nil {
+		return "", err
+	}
+	return w.Commit()
+}
+
+// plainModule is boot.PlainModule as a layer wants it.
+func plainModule(path string) (string, deb.Convert) {
+	name, plain := boot.PlainModule(path)
+	return name, plain
+}
+
+// install unpacks and configures a plan's packages in dir, on top of lower.
+func (b *build) install(ctx context.Context, pl plan, dir, lower string) error {
+	policy, err := boot.NewModulePolicy()
+	if err != nil {
+		return err
+	}
+	work, err := b.Cache.Scratch()
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(work)
+	in := layer.Input{
+		Name: pl.title, Dir: dir, Work: work, Lower: lower, Date: b.date(), Transform: plainModule,
+		Keep:    func(p string) bool { return layer.KeepDefault(p) && policy.Keep(p) },
+		Preseed: map[string][]byte{}, ShellOnFailure: b.Shell, Progress: b.Progress,
+	}
+	for path, content := range pl.preseed {
+		in.Preseed[path] = []byte(content)
+	}
+	for _, p := range pl.packages {
+		path, ok := b.Cache.CheckedBlob(p.SHA256, p.Size)
+		if !ok {
+			return gone(p.Name)
+		}
+		in.Debs = append(in.Debs, layer.Deb{Name: p.Name, Version: p.Version, Arch: p.Arch, Path: path})
+	}
+	_, err = layer.Build(ctx, in)
+	return err
+}
+
+// compressBase makes the base layer out of the base tree, and takes the kernel out.
+func (b *build) compressBase(ctx context.Context, pl plan, dir string) (madeLayer, error) {
+	t, err := layer.FromDir(dir, layer.FromDirOptions{Date: b.date()})
+	if err != nil {
+		return madeLayer{}, err
+	}
+	l := madeLayer{key: pl.key}
+	if l.Kernel, err = boot.KernelRelease(t); err != nil {
+		return madeLayer{}, err
+	}
+	kernel := "boot/vmlinuz-" + l.Kernel
+	image, err := t.ReadFile(kernel)
+	if err != nil {
+		return madeLayer{}, fmt.Errorf("the base has no kernel image: %w", err)
+	}
+	if l.Vmlinuz, err = b.putBytes(image); err != nil {
+		return madeLayer{}, err
+	}
+	for _, e := range t.Sorted() { // the kernel stands on the boot partition, not here
+		if len(e.Path) > len("boot/") && e.Path[:len("boot/")] == "boot/" {
+			t.Remove(e.Path)
+		}
+	}
+	return b.compress(ctx, pl, l, t)
+}
+
+// makePackages makes a role's package layer.
+func (b *build) makePackages(ctx context.Context, pl plan, lower string) (madeLayer, error) {
+	t, drop, err := b.onTop(ctx, pl, lower)
+	if err != nil {
+		return madeLayer{}, err
+	}
+	defer drop()
+	return b.compress(ctx, pl, madeLayer{key: pl.key}, t)
+}
+
+// onTop installs a plan's packages over the base and returns what they added,
+// which drop removes.
+func (b *build) onTop(ctx context.Context, pl plan, lower string) (t *tree.Tree, drop func(), err error) {
+	dir, err := b.Cache.Scratch()
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := b.install(ctx, pl, dir, lower); err != nil {
+		return nil, nil, err
+	}
+	if t, err = layer.FromDir(dir, layer.FromDirOptions{Date: b.date(), Upper: true}); err != nil {
+		return nil, nil, err
+	}
+	return t, func() { os.RemoveAll(dir) }, nil
+}
+
+// compress writes a tree as squashfs into the cache and records it.
+func (b *build) compress(ctx context.Context, pl plan, l madeLayer, t *tree.Tree) (madeLayer, error) {
+	task := b.Progress.Start("compress "+pl.title, 0, progress.Bytes)
+	t.ClampTimes(b.date())
+	w, err := b.Cache.NewBlob()
+	if err != nil {
+		return madeLayer{}, err
+	}
+	defer w.Abort()
+	_, err = squashfs.Write(ctx, w, t, squashfs.Options{Date: b.date()})
+	if err == nil {
+		l.Name = pl.name
+		l.Digest, l.Size, err = w.Commit()
+	}
+	task.Add(l.Size)
+	task.Done(err)
+	if err != nil {
+		return madeLayer{}, err
+	}
+	return l, b.putRecord(layerRecord, l.key, l)
+}
+
+// layerTree reads a finished layer's file tree.
+func (b *build) layerTree(l madeLayer) (*tree.Tree, io.Closer, error) {
+	path, ok := b.Cache.Blob(l.Digest)
+	if !ok {
+		return nil, nil, gone(l.Digest)
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, nil, err
+	}
+	r, err := squashfs.Open(f, l.Size)
+	if err != nil {
+		f.Close()
+		return nil, nil, err
+	}
+	t, err := r.Tree()
+	if err != nil {
+		f.Close()
+		return nil, nil, err
+	}
+	return t, f, nil
+}
+
+// loader is what starts the kernel: made by the locked tools, once a lock.
+type loader struct {
+	Boot string `json:"boot"` // digest of GRUB's boot sector
+	Core string `json:"core"` // digest of GRUB's core image
+	// Files of the boot partition by path, the same for every version: shim, GRUB,
+	// its configuration. Values are digests.
+	Files map[string]string `json:"files"`
+}
+
+// makeLoader installs the tools and has them make the boot loaders.
+func (b *build) makeLoader(ctx context.Context, pl plan, lower string) (loader, error) {
+	upper, err := b.Cache.Scratch()
+	if err != nil {
+		return loader{}, err
+	}
+	defer os.RemoveAll(upper)
+	if err := b.install(ctx, pl, upper, lower); err != nil {
+		return loader{}, err
+	}
+	t, err := layer.FromDir(upper, layer.FromDirOptions{Date: b.date(), Upper: true})
+	if err != nil {
+		return loader{}, err
+	}
+	scratch, err := b.Cache.Scratch()
+	if err != nil {
+		return loader{}, err
+	}
+	defer os.RemoveAll(scratch)
+	bios, err := boot.MakeBIOS(ctx, t, b.toolRunner(upper, lower), scratch)
+	if err != nil {
+		return loader{}, err
+	}
+	files, err := boot.LoaderFiles(t)
+	if err != nil {
+		return loader{}, err
+	}
+	out := loader{Files: map[string]string{}}
+	if out.Boot, err = b.putBytes(bios.Boot); err != nil {
+		return loader{}, err
+	}
+	if out.Core, err = b.putBytes(bios.Core); err != nil {
+		return loader{}, err
+	}
+	for _, f := range files {
+		if out.Files[f.Path], err = b.putBytes(f.Content); err != nil {
+			return loader{}, err
+		}
+	}
+	return out, b.putRecord(loaderRecord, pl.key, out)
+}
+
+// cachedLoader reads the loaders' record; it counts only if all files are there.
+func (b *build) cachedLoader(key string, l *loader) bool {
+	data, ok := b.Cache.Record(loaderRecord, key)
+	if !ok || json.Unmarshal(data, l) != nil {
+		return false
+	}
+	for _, digest := range append(slices.Collect(maps.Values(l.Files)), l.Boot, l.Core) {
+		if _, ok := b.Cache.Blob(digest); !ok {
+			return false
+		}
+	}
+	return true
+}
+
+// toolRunner runs programs of the tools' tree, with dir shown as boot.WorkDir.
+func (b *build) toolRunner(upper, lower string) boot.Runner {
+	return func(ctx context.Context, dir string, argv []string) error {
+		work, err := b.Cache.Scratch()
+		if err != nil {
+			return err
+		}
+		defer os.RemoveAll(work)
+		if err := os.MkdirAll(filepath.Join(upper, boot.WorkDir), 0o755); err != nil {
+			return err
+		}
+		session, err := sandbox.Start(ctx, sandbox.Config{
+			Lower: []string{lower}, Upper: upper, Work: work, Date: b.date(),
+			Binds: []sandbox.Bind{{Source: dir, Target: boot.WorkDir}},
+		})
+		if err != nil {
+			return err
+		}
+		defer session.Close()
+		var log bytes.Buffer
+		if err := session.Run(ctx, sandbox.Cmd{Args: argv, Dir: boot.WorkDir, Stdout: &log, Stderr: &log}); err != nil {
+			return fault.New(fault.Failed, "%s: %w\n%s", argv[0], err, log.Bytes())
+		}
+		return nil
+	}
+}
+
+// putBytes stores a small file in the cache.
+func (b *build) putBytes(content []byte) (digest string, err error) {
+	w, err := b.Cache.NewBlob()
+	if err != nil {
+		return "", err
+	}
+	defer w.Abort()
+	if _, err := w.Write(content); err != nil {
+		return "", err
+	}
+	digest, _, err = w.Commit()
+	return digest, err
+}
+
+// readBlob reads a small file of the cache.
+func (b *build) readBlob(digest string) ([]byte, error) {
+	path, ok := b.Cache.Blob(digest)
+	if !ok {
+		return nil, gone(digest)
+	}
+	return os.ReadFile(path)
+}
+
+func (b *build) putRecord(kind, key string, v any) error {
+	data, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	return b.Cache.PutRecord(kind, key, data)
+}
+
+// gone is the error for what another process removed from the cache, or a
+// damaged file that the cache threw away, between its making and its use.
+func gone(what string) error {
+	return fault.New(fault.Integrity, "%s left the cache while it was needed", what).WithMend("run the build again")
+}
+
+// hashKey is a cache key over the given parts, which must be plain data.
+func hashKey(parts ...any) string {
+	text, err := json.Marshal(parts)
+	if err != nil {
+		panic(err) // plain data always marshals
+	}
+	sum := sha256.Sum256(text)
+	return hex.EncodeToString(sum[:])
+}

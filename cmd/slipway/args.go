@@ -1,0 +1,69 @@
+package main
+
+import (
+	"strings"
+
+	"github.com/urfave/cli/v2"
+)
+
+// flagsFirst moves a command's flags before its arguments, so that
+// "slipway build db-master --format ova" means what it says: the cli package, as
+// Go's flag package, stops looking for flags at the first argument. What
+// follows "--" stays where it is.
+func flagsFirst(app *cli.App, args []string) []string {
+	if len(args) == 0 {
+		return args
+	}
+	out := []string{args[0]}
+	flags, commands := app.Flags, app.Commands
+	var after []string
+	rest := args[1:]
+	for len(rest) > 0 {
+		word := rest[0]
+		rest = rest[1:]
+		switch {
+		case word == "--":
+			return append(append(append(out, after...), word), rest...)
+		case len(word) > 1 && word[0] == '-':
+			out = append(out, word)
+			if takesValue(flags, word) && len(rest) > 0 {
+				out, rest = append(out, rest[0]), rest[1:]
+			}
+		default:
+			if c := commandNamed(commands, word); c != nil && len(after) == 0 {
+				out = append(out, word)
+				flags, commands = c.Flags, c.Subcommands
+				continue
+			}
+			after = append(after, word)
+			commands = nil
+		}
+	}
+	return append(out, after...)
+}
+
+// takesValue says whether a flag, as written, is followed by its value.
+func takesValue(flags []cli.Flag, word string) bool {
+	name := strings.TrimLeft(word, "-")
+	if strings.Contains(name, "=") {
+		return false
+	}
+	for _, f := range flags {
+		for _, n := range f.Names() {
+			if n == name {
+				_, isBool := f.(*cli.BoolFlag)
+				return !isBool
+			}
+		}
+	}
+	return false
+}
+
+func commandNamed(commands []*cli.Command, name string) *cli.Command {
+	for _, c := range commands {
+		if c.HasName(name) {
+			return c
+		}
+	}
+	return nil
+}

@@ -1,0 +1,101 @@
+package main
+
+import (
+	"fmt"
+	"text/tabwriter"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/slipwayhq/slipway/builder"
+	"github.com/slipwayhq/slipway/builder/profile"
+	"github.com/slipwayhq/slipway/internal/fault"
+	"github.com/slipwayhq/slipway/internal/progress"
+)
+
+func buildCommand() *cli.Command {
+	return &cli.Command{
+		Name:      "build",
+		Usage:     "make images of roles from images.lock",
+		ArgsUsage: "ROLE...",
+		Description: `Makes one image file for each role and format. What did not change since the
+last build comes from the cache. Never resolves: the lock says what goes in.
+
+Examples:
+  slipway build --all                              # out/<role>.qcow2, out/<role>.ova
+  slipway build db-master balancer --format ova
+  slipway build gateway --shell-on-failure         # look around where a script failed
+  slipway build --all --mirror file:///srv/debian  # packages from a directory`,
+		Flags: append([]cli.Flag{
+			&cli.BoolFlag{Name: "all", Usage: "build every role"},
+			&cli.StringFlag{Name: "format", Usage: "comma-separated `LIST` of qcow2, ova, vmdk, raw", Value: "qcow2,ova"},
+			&cli.StringFlag{Name: "output", Aliases: []string{"o"}, Usage: "`DIR` for the images", Value: "out"},
+			&cli.BoolFlag{Name: "json", Usage: "print what was built as JSON"},
+			&cli.BoolFlag{Name: "shell-on-failure", Usage: "open a shell in the sandbox when a maintainer script fails"},
+			lockFlag(),
+		}, sourceFlags()...),
+		BashComplete: completeRoles,
+		Action:       build,
+	}
+}
+
+func build(c *cli.Context) error {
+	if c.Bool("all") == c.Args().Present() {
+		return fault.New(fault.Usage, "name the roles to build, or all of them with --all").
+			WithMend("the roles are the files in profiles/; see slipway build --help")
+	}
+	formats, err := builder.ParseFormats(c.String("format"))
+	if err != nil {
+		return err
+	}
+	s, err := findProject(c)
+	if err != nil {
+		return err
+	}
+	defer s.close()
+	means, closeCache, err := s.means(c)
+	if err != nil {
+		return err
+	}
+	defer closeCache()
+	result, err := builder.Build(c.Context, builder.Request{
+		Project: s.project, LockFile: s.lockFile(c), Roles: c.Args().Slice(), Formats: formats,
+		Output: c.String("output"), Builder: version(), Shell: c.Bool("shell-on-failure"),
+	}, means)
+	if err != nil {
+		return err
+	}
+	s.close()
+	if c.Bool("json") {
+		return printJSON(c, result)
+	}
+	w := tabwriter.NewWriter(c.App.Writer, 0, 0, 2, ' ', 0)
+	for _, im := range result.Images {
+		fmt.Fprintf(w, "%s\t%s\t%s\n", im.Path, im.Version, progress.Size(im.Size))
+	}
+	w.Flush()
+	made := 0
+	for _, l := range result.Layers {
+		if !l.Cached {
+			made++
+		}
+	}
+	fmt.Fprintf(c.App.Writer, "%d images in %.1f s; %d of %d layers were made, the others came from the cache\n",
+		len(result.Images), result.Seconds, made, len(result.Layers))
+	return nil
+}
+
+// completeRoles offers the names of roles to the shell.
+func completeRoles(c *cli.Context) {
+	dir, err := projectDir(c.String("project"))
+	if err != nil {
+		return
+	}
+	set, err := profile.Load(profilesDir(dir))
+	if err != nil {
+		return
+	}
+	for _, name := range set.Names() {
+		fmt.Fprintln(c.App.Writer, name)
+	}
+	cli.DefaultCompleteWithFlags(c.Command)(c)
+}
