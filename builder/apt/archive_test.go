@@ -63,10 +63,12 @@ func TestWhatIsNotAsSignedIsRefused(t *testing.T) {
 		class  fault.Class
 		says   string
 	}{
-		"another signed text":     {replace("Origin: Test", "Origin: Tess"), fault.Integrity, "signature"},
-		"text before the message": {func(a *apttest.Archive) { a.Tamper = func(b []byte) []byte { return append([]byte("Suite: evil\n\n"), b...) } }, fault.Integrity, "first byte"},
-		"text after the message":  {func(a *apttest.Archive) { a.Tamper = func(b []byte) []byte { return append(b, "Suite: evil\n"...) } }, fault.Integrity, "after the signature"},
-		"two messages":            {func(a *apttest.Archive) { a.Tamper = func(b []byte) []byte { return append(b, b...) } }, fault.Integrity, "after the signature"},
+		"another signed text": {replace("Origin: Test", "Origin: Tess"), fault.Integrity, "signature"},
+		"text before the message": {func(a *apttest.Archive) {
+			a.Tamper = func(b []byte) []byte { return append([]byte("Suite: evil\n\n"), b...) }
+		}, fault.Integrity, "first byte"},
+		"text after the message": {func(a *apttest.Archive) { a.Tamper = func(b []byte) []byte { return append(b, "Suite: evil\n"...) } }, fault.Integrity, "after the signature"},
+		"two messages":           {func(a *apttest.Archive) { a.Tamper = func(b []byte) []byte { return append(b, b...) } }, fault.Integrity, "after the signature"},
 		"no signature": {func(a *apttest.Archive) {
 			a.Tamper = func([]byte) []byte { return []byte("Suite: test\nDate: Sun, 01 Nov 2026 12:00:00 UTC\n") }
 		}, fault.Integrity, "clear-signed"},
@@ -210,4 +212,20 @@ func TestMistakesInADistributionFileAreNamed(t *testing.T) {
 			}
 		})
 	}
+}
+
+func FuzzInRelease(f *testing.F) {
+	a := apttest.New(f)
+	const text = "Suite: test\nDate: Sun, 01 Nov 2026 12:00:00 UTC\nSHA256:\n 0000000000000000000000000000000000000000000000000000000000000000 1 a/b\n"
+	f.Add(a.Sign(text))
+	f.Add([]byte(text))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		got, _, err := apt.VerifyInRelease(data, a.Key(), []string{a.Fingerprint()}, now)
+		if err == nil && strings.TrimSpace(string(got)) != strings.TrimSpace(text) {
+			t.Errorf("accepted %q, which nobody signed", got)
+		}
+		if rel, err := apt.ParseRelease(data); err == nil && rel.Date.IsZero() {
+			t.Error("a Release without a date")
+		}
+	})
 }

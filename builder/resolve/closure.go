@@ -121,8 +121,9 @@ func (s *solver) run() error {
 		if s.isInstalled(n.pkg.Name) {
 			continue
 		}
+		s.why[n] = nil
 		todo = append(todo, n)
-		s.choose(n, nil)
+		s.choose(n)
 		s.kept[n] = true
 	}
 	for _, n := range todo {
@@ -153,11 +154,8 @@ func (s *solver) enter(n *node) {
 	}
 }
 
-func (s *solver) choose(n, by *node) {
+func (s *solver) choose(n *node) {
 	s.chosen[n] = true
-	if _, known := s.why[n]; !known {
-		s.why[n] = by
-	}
 	s.order = append(s.order, n)
 	s.enter(n)
 }
@@ -223,6 +221,9 @@ func (s *solver) take(n, by *node) error {
 	if why, no := s.barred[n]; no {
 		return errors.New(why)
 	}
+	if _, known := s.why[n]; !known {
+		s.why[n] = by
+	}
 	if err := s.possible(n); err != nil {
 		s.failure[n] = err
 		return err
@@ -230,7 +231,7 @@ func (s *solver) take(n, by *node) error {
 	if err := s.makeRoom(n); err != nil {
 		return err
 	}
-	s.choose(n, by)
+	s.choose(n)
 	if err := s.complete(n); err != nil {
 		s.drop(n)
 		s.failure[n] = err
@@ -319,7 +320,7 @@ func (s *solver) meet(n *node, clause apt.Clause) error {
 	if first == nil {
 		return s.unmet(n, clause)
 	}
-	return fmt.Errorf("%s depends on %s: %w", n.pkg.Name, clause, first)
+	return first
 }
 
 // sweep drops what was chosen on the way, but that nothing needs in the end. As

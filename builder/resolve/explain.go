@@ -66,7 +66,7 @@ func (s *solver) conflict(n, other *node, r apt.Relation) error {
 
 func (s *solver) describe(n *node) string {
 	switch {
-	case !s.chosen[n] && s.present[n.pkg.Name] == n:
+	case s.isInstalled(n.pkg.Name):
 		return n.pkg.ID() + " (installed before)"
 	case s.why[n] != nil:
 		return fmt.Sprintf("%s (wanted by %s)", n.pkg.ID(), s.chain(s.why[n]))
