@@ -2,6 +2,7 @@ package netconf
 
 import (
 	"bytes"
+	"encoding/json"
 	"fmt"
 	"net/netip"
 	"os"
@@ -36,8 +37,8 @@ func parseFile(t testing.TB, path string) (*Config, []Warning) {
 func examples(t testing.TB) []string {
 	t.Helper()
 	yaml, _ := filepath.Glob("testdata/*.yaml")
-	json, _ := filepath.Glob("testdata/*.json")
-	all := append(yaml, json...)
+	jsons, _ := filepath.Glob("testdata/*.json")
+	all := append(yaml, jsons...)
 	if len(all) == 0 {
 		t.Fatal("no examples in testdata")
 	}
@@ -297,6 +298,41 @@ func TestRenamesGiveEveryCardItsNameWithoutACollision(t *testing.T) {
 		}
 		if !reflect.DeepEqual(got, c.want) || len(steps) != c.steps {
 			t.Errorf("%s: %v in %d steps, want %v in %d", name, got, len(steps), c.want, c.steps)
+		}
+	}
+}
+
+// The agent keeps the configuration as JSON for boots without the seed.
+func TestAConfigurationOutlivesJSON(t *testing.T) {
+	for _, path := range examples(t) {
+		cfg, _ := parseFile(t, path)
+		data, err := json.Marshal(cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var back Config
+		if err := json.Unmarshal(data, &back); err != nil {
+			t.Fatal(err)
+		}
+		before, err := Render(cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		after, err := Render(&back)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(text(before), text(after)); diff != "" {
+			t.Errorf("%s: %s", path, diff)
+		}
+	}
+}
+
+func TestBondModesMayBeNumbers(t *testing.T) {
+	for i, mode := range bondModes {
+		cfg, _, err := Parse("f", fmt.Appendf(nil, "version: 1\nconfig: [{type: bond, name: b, bond_mode: %d, params: {bond_lacp_rate: '1', bond-miimon: 1500}}]", i))
+		if err != nil || cfg.Links[0].Bond.Mode != mode || cfg.Links[0].Bond.LACPRate != "fast" || span(cfg.Links[0].Bond.MIIMonitor) != "1500ms" {
+			t.Errorf("mode %d: %+v, %v", i, cfg, err)
 		}
 	}
 }
