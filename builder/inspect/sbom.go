@@ -90,7 +90,7 @@ func document(m *manifest.Manifest, licences map[string]string) (*v2_3.Document,
 	root := ids.new("Appliance-" + name)
 	doc.Packages = append(doc.Packages, &v2_3.Package{
 		PackageName: m.Role.Name, PackageSPDXIdentifier: root, PackageVersion: m.Version,
-		PackageSummary: m.Role.Summary, PrimaryPackagePurpose: "OPERATING-SYSTEM",
+		PackageSummary: m.Role.Summary, PrimaryPackagePurpose: "OPERATING_SYSTEM",
 		PackageDownloadLocation: noAssertion, PackageLicenseConcluded: noAssertion,
 		PackageLicenseDeclared: noAssertion, PackageCopyrightText: noAssertion,
 	})
