@@ -28,7 +28,9 @@ type Package struct {
 	Essential bool
 	Protected bool // Protected or Important: wanted nearly as much as Essential
 
-	PreDepends, Depends, Recommends, Suggests, Conflicts, Breaks, Provides string // fields as written
+	// Relationship fields, as written.
+	PreDepends, Depends, Recommends, Suggests, Enhances string
+	Conflicts, Breaks, Replaces, Provides               string
 
 	Parsed version.Version // Version, parsed
 }
@@ -65,8 +67,8 @@ func packageOf(p *Paragraph) (*Package, error) {
 		Priority: p.Get("Priority"), MultiArch: p.Get("Multi-Arch"),
 		Essential:  p.Get("Essential") == "yes",
 		Protected:  p.Get("Protected") == "yes" || p.Get("Important") == "yes",
-		PreDepends: p.Get("Pre-Depends"), Depends: p.Get("Depends"), Recommends: p.Get("Recommends"), Suggests: p.Get("Suggests"),
-		Conflicts: p.Get("Conflicts"), Breaks: p.Get("Breaks"), Provides: p.Get("Provides"),
+		PreDepends: p.Get("Pre-Depends"), Depends: p.Get("Depends"), Recommends: p.Get("Recommends"), Suggests: p.Get("Suggests"), Enhances: p.Get("Enhances"),
+		Conflicts: p.Get("Conflicts"), Breaks: p.Get("Breaks"), Replaces: p.Get("Replaces"), Provides: p.Get("Provides"),
 	}
 	if !ValidName(pkg.Name) {
 		return nil, fmt.Errorf("bad package name %q", clip([]byte(pkg.Name)))

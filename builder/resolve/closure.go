@@ -1,6 +1,7 @@
 package resolve
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"maps"
@@ -126,6 +127,7 @@ func (s *solver) run() error {
 		s.choose(n)
 		s.kept[n] = true
 	}
+	slices.SortFunc(todo, func(a, b *node) int { return cmp.Compare(a.seen, b.seen) })
 	for _, n := range todo {
 		if err := s.complete(n); err != nil {
 			return fmt.Errorf("%s cannot be installed: %w", n.pkg.Name, err)

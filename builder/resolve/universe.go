@@ -36,6 +36,7 @@ type node struct {
 	depends,
 	conflicts []apt.Clause
 	rank int // of its Priority, lower is more important
+	seen int // place of its name among all names, by first mention
 }
 
 // provision is a candidate that provides a name.
@@ -51,6 +52,7 @@ type provision struct {
 func NewUniverse(packages []*apt.Package, pins map[string]string) *Universe {
 	u := &Universe{nodes: make(map[string]*node, len(packages)), pins: pins, providers: map[string][]provision{}}
 	pinned := map[string]bool{}
+	seen := mentions(packages)
 	for _, p := range packages {
 		isPin := pins[p.Name] == p.Version
 		have, ok := u.nodes[p.Name]
@@ -61,7 +63,7 @@ func NewUniverse(packages []*apt.Package, pins map[string]string) *Universe {
 			continue
 		}
 		pinned[p.Name] = isPin
-		u.nodes[p.Name] = &node{pkg: p, rank: rankOf(p.Priority)}
+		u.nodes[p.Name] = &node{pkg: p, rank: rankOf(p.Priority), seen: seen[p.Name]}
 	}
 	for _, n := range u.nodes {
 		provides, err := apt.ParseRelations(n.pkg.Provides)
@@ -80,15 +82,48 @@ func NewUniverse(packages []*apt.Package, pins map[string]string) *Universe {
 	return u
 }
 
+// mentions numbers the names of packages in the order in which the indices first
+// mention them: as a package, or in one of its fields. It is by this order that
+// apt decides between providers that are equal in every other respect.
+func mentions(packages []*apt.Package) map[string]int {
+	seen := make(map[string]int, 2*len(packages))
+	note := func(name string) {
+		if _, known := seen[name]; !known {
+			seen[name] = len(seen)
+		}
+	}
+	for _, p := range packages {
+		note(p.Name)
+		for _, field := range []string{p.PreDepends, p.Depends, p.Conflicts, p.Breaks, p.Recommends, p.Suggests, p.Replaces, p.Enhances, p.Provides} {
+			for field != "" {
+				var relation string
+				if i := strings.IndexAny(field, ",|"); i >= 0 {
+					relation, field = field[:i], field[i+1:]
+				} else {
+					relation, field = field, ""
+				}
+				relation = strings.TrimSpace(relation)
+				if i := strings.IndexAny(relation, " ("); i >= 0 {
+					relation = relation[:i]
+				}
+				name, arch, _ := strings.Cut(relation, ":")
+				if name != "" && arch != "any" { // to apt, NAME:any is a name of its own
+					note(name)
+				}
+			}
+		}
+	}
+	return seen
+}
+
 // compareProviders orders those that provide the same: essential ones, then
-// important ones, then by priority.
+// important ones, then by priority, then those first mentioned last.
 func compareProviders(a, b *node) int {
 	return cmp.Or(
 		-compareBool(a.pkg.Essential, b.pkg.Essential),
 		-compareBool(a.pkg.Protected, b.pkg.Protected),
 		cmp.Compare(a.rank, b.rank),
-		strings.Compare(a.pkg.Name, b.pkg.Name),
-		version.Compare(a.pkg.Parsed, b.pkg.Parsed),
+		cmp.Compare(b.seen, a.seen),
 	)
 }
 
