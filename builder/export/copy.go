@@ -97,8 +97,8 @@ func sourceFile(e *disk.Extent) *os.File {
 // unit is a granule of an image: a cluster or a grain, by number.
 type unit = int64
 
-// run is a number of consecutive units that hold data.
-type run struct {
+// unitRun is a number of consecutive units that hold data.
+type unitRun struct {
 	first unit
 	count int64
 }
@@ -109,8 +109,8 @@ const generatedLimit = 4 << 20
 
 // dataRuns lists which units of the given size hold data. Units that no extent
 // touches do not, nor do units of generated pieces that turn out to be zero.
-func dataRuns(im *disk.Image, size int64) ([]run, error) {
-	var runs []run
+func dataRuns(im *disk.Image, size int64) ([]unitRun, error) {
+	var runs []unitRun
 	next := unit(0) // the first that is not decided yet
 	add := func(u unit, n int64) {
 		if n <= 0 {
@@ -119,7 +119,7 @@ func dataRuns(im *disk.Image, size int64) ([]run, error) {
 		if k := len(runs); k > 0 && runs[k-1].first+runs[k-1].count == u {
 			runs[k-1].count += n
 		} else {
-			runs = append(runs, run{u, n})
+			runs = append(runs, unitRun{u, n})
 		}
 		next = u + n
 	}

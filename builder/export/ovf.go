@@ -56,7 +56,8 @@ type diskSection struct {
 }
 
 type ovfDisk struct {
-	Capacity      int64  `xml:"ovf:capacity,attr"` // in bytes, which is the unit when none is named
+	Capacity      int64  `xml:"ovf:capacity,attr"`
+	Units         string `xml:"ovf:capacityAllocationUnits,attr"`
 	ID            string `xml:"ovf:diskId,attr"`
 	FileRef       string `xml:"ovf:fileRef,attr"`
 	Format        string `xml:"ovf:format,attr"`
@@ -208,7 +209,8 @@ func envelopeFor(in OVAInput, diskFile, diskSize string, populated int64) envelo
 		Xmlns: nsOVF, OVF: nsOVF, RASD: nsRASD, VSSD: nsVSSD, VMW: nsVMW,
 		Files: []ovfFile{{Href: diskFile, ID: "file1", Size: diskSize}},
 		Disks: diskSection{Info: "Virtual disks", Disk: ovfDisk{
-			Capacity: in.Image.Size(), ID: diskID, FileRef: "file1", Format: streamOptimized, PopulatedSize: populated,
+			// Bytes are the unit when none is named, but not every importer knows that.
+			Capacity: in.Image.Size(), Units: "byte", ID: diskID, FileRef: "file1", Format: streamOptimized, PopulatedSize: populated,
 		}},
 		Nets: netSection{Info: "Logical networks"},
 		Machine: virtualSystem{

@@ -43,7 +43,7 @@ func QCOW2(ctx context.Context, w io.Writer, im *disk.Image) error {
 
 // qcowTables makes everything that stands before the data: header, L1 table, L2
 // tables, refcount table, refcount blocks.
-func qcowTables(size int64, runs []run) []byte {
+func qcowTables(size int64, runs []unitRun) []byte {
 	be := binary.BigEndian
 	var data int64
 	var l2s []int64 // the parts of the disk that need an L2 table, by number

@@ -92,7 +92,7 @@ type grainBatch struct {
 const grainsPerBatch = 16 // divides vmdkGTEntries, so a batch has one grain table
 
 // grains reads and compresses batches in parallel and writes them in order.
-func (v *vmdkWriter) grains(ctx context.Context, im *disk.Image, runs []run, workers int) error {
+func (v *vmdkWriter) grains(ctx context.Context, im *disk.Image, runs []unitRun, workers int) error {
 	batches := 2*workers + 2
 	free, work, order := make(chan *grainBatch, batches), make(chan *grainBatch, batches), make(chan *grainBatch, batches)
 	for range batches {
