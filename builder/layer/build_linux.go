@@ -192,6 +192,15 @@ func (b *builder) unpackFirst(ctx context.Context) error {
 			return err
 		}
 	}
+	// openssh-server makes host keys unless files are there. Those would be
+	// thrown away, since each node makes its own; clean removes these.
+	if _, ok := b.graph.byName["openssh-server"]; ok {
+		for _, kind := range []string{"rsa", "ecdsa", "ed25519"} {
+			if err := b.root.WriteFile("etc/ssh/ssh_host_"+kind+"_key", 0o600, nil); err != nil {
+				return err
+			}
+		}
+	}
 	return nil
 }
 

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 
@@ -63,7 +64,27 @@ func (b *builder) clean(context.Context) error {
 			return err
 		}
 	}
+	if err := forgetTemporaryNames(root); err != nil {
+		return err
+	}
 	return widenModes(b.Dir)
+}
+
+// temporaryName is a variable in debconf's database that names a temporary
+// file: ucf keeps the last one it asked about.
+var temporaryName = regexp.MustCompile(`(?m)^ \S+ = /tmp/.*\n`)
+
+// forgetTemporaryNames removes random file names from debconf's database.
+func forgetTemporaryNames(root *deb.Root) error {
+	const name = "var/cache/debconf/config.dat"
+	content, err := root.ReadFile(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil || !temporaryName.Match(content) {
+		return err
+	}
+	return root.WriteFile(name, 0o644, temporaryName.ReplaceAll(content, nil))
 }
 
 // fixShadow gives a shadow file back its group, which the tools that rewrite it

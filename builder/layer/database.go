@@ -96,6 +96,12 @@ func (d database) stanza(p *pkg) (deb.Stanza, error) {
 		}
 	}
 	var list strings.Builder
+	const flag = "remove-on-upgrade"
+	for _, line := range strings.Split(string(p.file.Control["conffiles"]), "\n") {
+		if words := strings.Fields(line); len(words) == 2 && words[0] == flag {
+			list.WriteString("\n " + words[1] + " newconffile " + flag)
+		}
+	}
 	for _, name := range conffiles(p) {
 		// dpkg computes the sum itself when it moves the .dpkg-new into place.
 		sum := "newconffile"

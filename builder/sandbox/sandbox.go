@@ -109,8 +109,9 @@ func Environment(date int64) map[string]string {
 		// The kernel's hooks are not to make an initramfs.
 		"INITRD": "No",
 		// What scripts write must not follow an interpreter's random seed.
-		"PERL_HASH_SEED": "0",
-		"PYTHONHASHSEED": "0",
+		"PERL_HASH_SEED":    "0",
+		"PERL_PERTURB_KEYS": "0",
+		"PYTHONHASHSEED":    "0",
 	}
 }
 
