@@ -5,6 +5,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -197,3 +198,8 @@ func size(path string) int64 {
 }
 
 func mib(n int64) float64 { return float64(n) / (1 << 20) }
+
+func middle(values []float64) float64 {
+	slices.Sort(values)
+	return values[len(values)/2]
+}
