@@ -35,7 +35,6 @@ const (
 	maxFAT   = 64 << 20 // bytes of one table: enough for 64 GiB in clusters of 4 KiB
 	maxDir   = 4 << 20  // bytes of one directory
 	maxFiles = 10000
-	maxDepth = 16
 )
 
 func badFAT(format string, args ...any) *fault.Error {
@@ -116,17 +115,20 @@ func (f *fat) open(e file) (io.ReaderAt, error) {
 // files lists every regular file, sorted by path.
 func (f *fat) files() ([]file, error) {
 	var out []file
-	if err := f.walk("", f.root, 0, &out); err != nil {
+	if err := f.walk("", f.root, map[uint32]bool{}, &out); err != nil {
 		return nil, err
 	}
 	sort.Slice(out, func(i, j int) bool { return out[i].path < out[j].path })
 	return out, nil
 }
 
-func (f *fat) walk(dir string, start uint32, depth int, out *[]file) error {
-	if depth > maxDepth {
-		return badFAT("directories are nested more than %d deep", maxDepth)
+// walk adds the files below a directory. Each directory is entered once: two that
+// share a cluster would let a few bytes unfold into endless work.
+func (f *fat) walk(dir string, start uint32, seen map[uint32]bool, out *[]file) error {
+	if seen[start] || len(seen) > maxFiles {
+		return badFAT("/%s: the directories are entangled, or more than %d", dir, maxFiles)
 	}
+	seen[start] = true
 	b, err := f.directory("/"+dir, start)
 	if err != nil {
 		return err
@@ -159,7 +161,7 @@ func (f *fat) walk(dir string, start uint32, depth int, out *[]file) error {
 		first := uint32(le.Uint16(rec[20:]))<<16 | uint32(le.Uint16(rec[26:]))
 		full := path.Join(dir, name)
 		if attr&0x10 != 0 {
-			if err := f.walk(full, first, depth+1, out); err != nil {
+			if err := f.walk(full, first, seen, out); err != nil {
 				return err
 			}
 			continue

@@ -226,3 +226,21 @@ func TestAForeignFATIsRead(t *testing.T) {
 		t.Errorf("files are %q, want %q", names, want)
 	}
 }
+
+// TestEntangledDirectoriesEnd: a few directory entries that lead back to their own
+// directory would unfold into 16^depth names.
+func TestEntangledDirectoriesEnd(t *testing.T) {
+	image := bootSector()
+	for i := range 16 {
+		entry := image[3*512+32*i:]
+		copy(entry, []byte{'D', byte('A' + i), ' ', ' ', ' ', ' ', ' ', ' ', ' ', ' ', ' ', 0x10})
+		entry[26], entry[28] = 2, 0
+	}
+	fs, err := openFAT(bytes.NewReader(image), int64(len(image)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := fs.files(); fault.Of(err) != fault.Integrity || !strings.Contains(err.Error(), "entangled") {
+		t.Errorf("got %v", err)
+	}
+}
