@@ -113,6 +113,7 @@ func Fetch(ctx context.Context, c *cache.Cache, locations Locations, items []Ite
 	}
 	task := opts.Progress.Start(opts.Title, total, progress.Bytes)
 
+	dead := &sync.Map{}
 	queue := make(chan Item)
 	failed := make([]error, 0)
 	var mu sync.Mutex
@@ -122,7 +123,7 @@ func Fetch(ctx context.Context, c *cache.Cache, locations Locations, items []Ite
 	for range min(opts.Parallel, len(missing)) {
 		workers.Go(func() {
 			for item := range queue {
-				f := &fetcher{cache: c, locations: locations, opts: opts, task: task}
+				f := &fetcher{cache: c, locations: locations, opts: opts, task: task, dead: dead}
 				err := f.item(ctx, item)
 				if err == nil {
 					continue
@@ -183,6 +184,7 @@ type fetcher struct {
 	locations Locations
 	opts      Options
 	task      progress.Task
+	dead      *sync.Map // hosts that could not be reached, with the error; shared by all fetchers of a Fetch
 }
 
 func (f *fetcher) item(ctx context.Context, item Item) error {

@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -13,6 +14,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -354,6 +356,31 @@ func TestAPreferredPathIsTriedFirst(t *testing.T) {
 	}
 	if got := m.requests(); len(got) != 2 || !strings.Contains(got[0], "by-hash") {
 		t.Errorf("asked %q", got)
+	}
+}
+
+func TestAHostThatCannotBeReachedIsNotTriedForEveryFile(t *testing.T) {
+	gone := httptest.NewServer(http.NotFoundHandler())
+	gone.Close() // nobody listens at its port any more
+	var dials atomic.Int64
+	opts := quick()
+	opts.Parallel = 1
+	opts.Client = &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
+		dials.Add(1)
+		return (&net.Dialer{}).DialContext(ctx, network, addr)
+	}}}
+	var items []Item
+	for i := range 20 {
+		item := theItem()
+		item.SHA256 = fmt.Sprintf("%064x", i)
+		items = append(items, item)
+	}
+	err := Fetch(t.Context(), newCache(t), Locations{"main": {gone.URL}}, items, opts)
+	if fault.Of(err) != fault.Network || !strings.Contains(err.Error(), "20 files") {
+		t.Errorf("got %v", err)
+	}
+	if n := dials.Load(); n != 2 {
+		t.Errorf("%d connections tried, want 2", n)
 	}
 }
 

@@ -22,6 +22,7 @@ import (
 
 var (
 	errNotFound  = errors.New("not found")
+	errNoHost    = errors.New("no such host")
 	errTransient = errors.New("temporary") // marks what may go better next time
 )
 
@@ -46,6 +47,10 @@ func NewClient() *http.Client {
 // passing kind. Wrong bytes get one more attempt from the start, since a
 // resumed front may have been the wrong part.
 func (f *fetcher) from(ctx context.Context, part *cache.Partial, rawURL string) error {
+	host := hostOf(rawURL)
+	if err, known := f.dead.Load(host); known {
+		return err.(error)
+	}
 	wait := f.opts.Backoff
 	fresh := false // ask caches on the way for a new copy
 	for try := 1; ; try++ {
@@ -61,7 +66,16 @@ func (f *fetcher) from(ctx context.Context, part *cache.Partial, rawURL string) 
 			}
 			again, fresh = !fresh, true
 		}
-		if err == nil || !again || try >= f.opts.Tries || ctx.Err() != nil {
+		if err == nil || ctx.Err() != nil {
+			return err
+		}
+		// A host that cannot be reached gets a second chance, but not with every
+		// one of some hundred files: each attempt may take long.
+		if isDial(err) && try >= 2 || errors.Is(err, errNoHost) {
+			f.dead.Store(host, err)
+			return err
+		}
+		if !again || try >= f.opts.Tries {
 			return err
 		}
 		select {
@@ -300,9 +314,22 @@ func checkStatus(resp *http.Response) error {
 func transientUnlessFinal(err error) error {
 	var dns *net.DNSError
 	if errors.As(err, &dns) && dns.IsNotFound {
-		return err
+		return fmt.Errorf("%w: %w", errNoHost, err)
 	}
 	return fmt.Errorf("%w (%w)", err, errTransient)
+}
+
+// isDial says whether err came before any connection stood.
+func isDial(err error) bool {
+	var op *net.OpError
+	return errors.As(err, &op) && op.Op == "dial"
+}
+
+func hostOf(rawURL string) string {
+	if u, err := url.Parse(rawURL); err == nil {
+		return u.Scheme + "://" + u.Host
+	}
+	return rawURL
 }
 
 // idleReader gives up on a body that stays silent.

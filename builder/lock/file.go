@@ -104,7 +104,7 @@ func (l *Lock) WriteFile(path string) error {
 func Read(path string) (*Lock, error) {
 	b, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fault.New(fault.Input, "there is no %s", path).WithMend("run `slipway lock` to write it")
+		return nil, fault.New(fault.Input, "reading the lock: %w", err).WithMend("run `slipway lock` to write it")
 	}
 	if err != nil {
 		return nil, fault.New(fault.Input, "reading the lock: %w", err)
@@ -126,7 +126,7 @@ func Parse(path string, b []byte) (*Lock, error) {
 		for _, m := range []string{"<<<<<<<", "=======", ">>>>>>>", "|||||||"} {
 			if strings.HasPrefix(text, m) {
 				return nil, fault.New(fault.Input, "%s:%d: the mark of a merge conflict (%s)", path, i+1, m).
-					WithMend("take either side with `git checkout --theirs %s`, then run `slipway lock`", filepath.Base(path))
+					WithMend("run `slipway lock`: it keeps the lines that are whole and resolves the rest")
 			}
 		}
 	}
@@ -165,6 +165,25 @@ func Parse(path string, b []byte) (*Lock, error) {
 	if said != l.checksum || !bytes.Equal(again, b) {
 		return fail(firstDifference(b, again), "lines were added, removed or moved: the checksum is not right")
 	}
+	return l, nil
+}
+
+// Salvage reads what is whole in a lock that Read refuses: one that was edited,
+// or that holds a merge conflict. It is for locking anew; lines that are not as
+// slipway wrote them count for nothing. Only a file that cannot be read at all
+// is an error.
+func Salvage(path string) (*Lock, error) {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fault.New(fault.Input, "reading the lock: %w", err)
+	}
+	l := &Lock{salvaged: true}
+	for i, text := range strings.Split(string(b[:min(len(b), maxFile)]), "\n") {
+		if fact, m, ok := cutMark(text); ok && mark(fact) == m {
+			l.fact(fact, i+1) // an error leaves the line out, which is the point
+		}
+	}
+	l.Packages = slices.CompactFunc(l.Packages, func(a, b Package) bool { return a.Name == b.Name && a.Version == b.Version })
 	return l, nil
 }
 

@@ -33,6 +33,7 @@ type Lock struct {
 	Packages     []Package // sorted by name and version
 
 	checksum string
+	salvaged bool // read from a file that is not whole
 }
 
 // Suite is the state of one suite that packages were chosen from.

@@ -272,6 +272,38 @@ func TestEveryEditIsRefusedWithItsLine(t *testing.T) {
 	}
 }
 
+func TestALockThatIsNotWholeIsLockedAnewFromWhatIsLeft(t *testing.T) {
+	w := newWorld(t)
+	one := w.resolve(w.publish(1, first...), nil)
+	moved := w.publish(2, append(after(first, "libssl\nVersion: 1", "libssl\nVersion: 2", "shell\n", "shell\nVersion: 3\n"), "Package: libssl\nVersion: 1", "Package: shell\nVersion: 1")...)
+	text := string(one.Bytes())
+	for name, broken := range map[string]string{
+		"edited":      strings.Replace(text, "deb shell 1", "deb shell 9", 1),
+		"in conflict": strings.Replace(text, "deb shell 1", "<<<<<<< ours\ndeb shell 1", 1) + ">>>>>>> theirs\n",
+	} {
+		t.Run(name, func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), "images.lock")
+			if err := os.WriteFile(path, []byte(broken), 0o644); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := lock.Read(path); err == nil {
+				t.Fatal("it was taken for whole")
+			}
+			previous, err := lock.Salvage(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			next := w.resolve(moved, previous)
+			if next == previous || !strings.Contains(versions(next), "libssl 1") {
+				t.Errorf("locked %s", versions(next))
+			}
+			if _, err := lock.Parse(path, next.Bytes()); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
 func TestAStaleLockNamesWhatIsMissing(t *testing.T) {
 	w := newWorld(t)
 	l := w.resolve(w.publish(1, first...), nil)

@@ -57,7 +57,7 @@ func Resolve(ctx context.Context, c *cache.Cache, archive *apt.Archive, want Wan
 		if err != nil {
 			return nil, err
 		}
-		if previous != nil && sameContent(previous, l) {
+		if previous != nil && !previous.salvaged && sameContent(previous, l) {
 			return previous, nil
 		}
 		return l, nil
