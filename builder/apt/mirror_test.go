@@ -84,7 +84,7 @@ func TestBothFormatsOfAptSourcesAreRead(t *testing.T) {
 		}
 	}
 	write("sources.list", "# comment\ndeb-src http://src/debian trixie main\ndeb [arch=amd64 signed-by=/k.gpg] http://one/debian trixie main # more\n")
-	write("sources.list.d/a.list", "deb http://two/debian-security trixie-security main\n")
+	write("sources.list.d/a.list", "deb\thttp://two/debian-security  trixie-security main\n")
 	write("sources.list.d/b.sources", "Types: deb deb-src\nURIs: http://three/debian http://four/debian\nSuites: trixie trixie-updates\nComponents: main\n\nEnabled: no\nTypes: deb\nURIs: http://off/debian\nSuites: trixie\n")
 	write("sources.list.d/c.bak", "nonsense")
 	sources, err := apt.MachineSources(root)

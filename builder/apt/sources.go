@@ -65,8 +65,9 @@ func readList(r io.Reader, name string) ([]Source, error) {
 	scanner := bufio.NewScanner(r)
 	for n := 1; scanner.Scan(); n++ {
 		line, _, _ := strings.Cut(scanner.Text(), "#")
-		kind, rest, _ := strings.Cut(strings.TrimSpace(line), " ")
-		if kind != "deb" {
+		line = strings.TrimSpace(strings.ReplaceAll(line, "\t", " "))
+		rest, isDeb := strings.CutPrefix(line, "deb ")
+		if !isDeb {
 			continue
 		}
 		rest = strings.TrimSpace(rest)

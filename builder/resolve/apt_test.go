@@ -10,10 +10,13 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
 	"testing"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/slipwayhq/slipway/builder/apt"
 	"github.com/slipwayhq/slipway/builder/cache"
@@ -244,20 +247,29 @@ func compareRandom(t *testing.T, o *oracle, count int, seed uint64, atLeast int)
 	slices.Sort(names)
 	names = slices.Compact(names)
 	random := rand.New(rand.NewPCG(seed, 0))
+	drawn := make([]string, count)
+	apts, aptErrs := make([][]string, count), make([]error, count)
+	var asking errgroup.Group
+	asking.SetLimit(runtime.NumCPU())
+	for i := range drawn {
+		drawn[i] = names[random.IntN(len(names))]
+		asking.Go(func() error {
+			apts[i], aptErrs[i] = o.closure(t.Context(), append(u.Essential(), drawn[i]))
+			return nil
+		})
+	}
+	asking.Wait()
 	agreed, failed := 0, 0
-	for range count {
-		name := names[random.IntN(len(names))]
-		roots := append(u.Essential(), name)
-		ours, ourErr := u.Closure(resolve.Request{Roots: roots})
-		apts, aptErr := o.closure(t.Context(), roots)
-		switch d := difference(idsOf(ours), apts); {
-		case ourErr != nil && aptErr != nil:
+	for i, name := range drawn {
+		ours, err := u.Closure(resolve.Request{Roots: append(u.Essential(), name)})
+		switch d := difference(idsOf(ours), apts[i]); {
+		case err != nil && aptErrs[i] != nil:
 			agreed++
 			failed++
-		case ourErr != nil:
-			t.Logf("%s: apt can, slipway says: %v", name, ourErr)
-		case aptErr != nil:
-			t.Logf("%s: slipway can, apt says: %v", name, aptErr)
+		case err != nil:
+			t.Logf("%s: apt can, slipway says: %v", name, err)
+		case aptErrs[i] != nil:
+			t.Logf("%s: slipway can, apt says: %v", name, aptErrs[i])
 		case d != "":
 			t.Logf("%s: closures differ:\n%s", name, d)
 		default:
