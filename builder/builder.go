@@ -25,6 +25,11 @@ import (
 	"github.com/slipwayhq/slipway/internal/progress"
 )
 
+// Version is slipway's own version. It stands in every manifest, so it is a
+// constant: what the Go toolchain stamps into a binary depends on how it was called,
+// and equal inputs must give equal bytes.
+const Version = "0.1.0"
+
 // Request is what to build, and out of what.
 type Request struct {
 	Project  string   // directory with profiles/, overlays/ and the agent's source
@@ -32,7 +37,6 @@ type Request struct {
 	Roles    []string // names of roles; none means every role
 	Formats  []Format
 	Output   string // directory for the images, made if need be
-	Builder  string // slipway's own version, for the manifests
 	// Shell opens a shell in the sandbox when a maintainer script fails.
 	Shell bool
 }

@@ -129,10 +129,10 @@ func (b *build) config(ctx context.Context, role *profile.Profile, ls *layers, a
 func (b *build) version(role *profile.Profile, ls *layers, config madeLayer, initrd string) (*version, error) {
 	m := manifest.Manifest{
 		Format: manifest.Format, Role: b.profiles.Marker(role), Created: b.lock.Date().UTC(),
-		Kernel: ls.base.Kernel, Lock: b.lock.Checksum(), Builder: b.Builder,
+		Kernel: ls.base.Kernel, Lock: b.lock.Checksum(), Builder: Version,
 	}
 	stack := []madeLayer{ls.base, ls.packages[role.Role], config}
-	identity := []any{role.Role, ls.base.Vmlinuz, initrd, ls.loader, b.Builder}
+	identity := []any{role.Role, ls.base.Vmlinuz, initrd, ls.loader, Version}
 	for _, l := range stack {
 		m.Layers = append(m.Layers, l.Layer)
 		identity = append(identity, l.Digest)

@@ -59,7 +59,7 @@ func build(c *cli.Context) error {
 	defer closeCache()
 	result, err := builder.Build(c.Context, builder.Request{
 		Project: s.project, LockFile: s.lockFile(c), Roles: c.Args().Slice(), Formats: formats,
-		Output: c.String("output"), Builder: version(), Shell: c.Bool("shell-on-failure"),
+		Output: c.String("output"), Shell: c.Bool("shell-on-failure"),
 	}, means)
 	if err != nil {
 		return err

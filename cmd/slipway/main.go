@@ -12,7 +12,6 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
-	"runtime/debug"
 	"strings"
 	"syscall"
 	"time"
@@ -21,6 +20,7 @@ import (
 	"github.com/urfave/cli/v2"
 	"golang.org/x/term"
 
+	"github.com/slipwayhq/slipway/builder"
 	"github.com/slipwayhq/slipway/builder/sandbox"
 	"github.com/slipwayhq/slipway/internal/fault"
 	"github.com/slipwayhq/slipway/internal/progress"
@@ -50,7 +50,7 @@ func newApp() *cli.App {
 	return &cli.App{
 		Name:    "slipway",
 		Usage:   "build appliance images that form highly available clusters by themselves",
-		Version: version(),
+		Version: builder.Version,
 		Description: strings.TrimSpace(`
 A project holds profiles/ (what a role is), overlays/ (the files it brings) and
 images.lock (every package by hash). "slipway lock" writes the lock, "slipway
@@ -91,14 +91,6 @@ file, 4 the host lacks something, 5 network, 6 a hash or signature does not fit,
 			return cli.ShowAppHelp(c)
 		},
 	}
-}
-
-// version is the module's version, or the revision that the Go toolchain saw.
-func version() string {
-	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
-		return info.Main.Version
-	}
-	return "(devel)"
 }
 
 // wantsJSON tells, before flags are parsed, whether errors are to be JSON too.
