@@ -23,6 +23,7 @@ import (
 type Session struct {
 	ctx     context.Context
 	date    int64
+	work    string // of the overlay, "" without one
 	process *exec.Cmd
 	control *net.UnixConn
 	sendMu  sync.Mutex
@@ -58,7 +59,7 @@ func Start(ctx context.Context, c Config) (*Session, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Session{ctx: ctx, date: c.Date, control: conn.(*net.UnixConn), waiting: map[int]chan event{}}
+	s := &Session{ctx: ctx, date: c.Date, work: c.Work, control: conn.(*net.UnixConn), waiting: map[int]chan event{}}
 
 	// A mount point of its own; it is free again as soon as the session has
 	// made it its root.
@@ -164,6 +165,10 @@ func (s *Session) Close() error {
 		// and waits for the rest before Wait returns (pid_namespaces(7)).
 		s.process.Process.Kill()
 		s.process.Wait()
+		if s.work != "" {
+			// overlayfs leaves a directory there that its owner may not even list.
+			os.Chmod(filepath.Join(s.work, "work"), 0o700)
+		}
 	})
 	return nil
 }
