@@ -195,7 +195,7 @@ func (b *bootRun) prepareState() error {
 		return err
 	}
 	var err error
-	if b.facts.State, err = state.Prepare(b.disk, id, runInLower, b.out.Say); err != nil {
+	if b.facts.State, err = state.Prepare(b.disk, b.disk, id, runInLower, b.out.Say); err != nil {
 		return err
 	}
 	s := &b.facts.State

@@ -29,6 +29,13 @@ const (
 // and its exit status; err is for programs that could not be run.
 type Runner func(program string, args ...string) (output []byte, status int, err error)
 
+// Kernel is told of partitions that the table got or that grew; *blockdev.Disk
+// is one.
+type Kernel interface {
+	AddPartition(index int) error
+	ResizePartition(index int) error
+}
+
 // plan edits the table so that the state partition exists and reaches as far
 // as it can, and returns its index.
 func plan(t *gpt.Table, id gpt.GUID) (index int, created, grown bool, err error) {
@@ -57,7 +64,7 @@ func plan(t *gpt.Table, id gpt.GUID) (index int, created, grown bool, err error)
 
 // Prepare makes sure that there is a sound state file system that reaches to
 // the disk's end, up to mounting it. id is the GUID that a new partition gets.
-func Prepare(d *blockdev.Disk, id gpt.GUID, run Runner, say func(string, ...any)) (bootfacts.State, error) {
+func Prepare(d *blockdev.Disk, kernel Kernel, id gpt.GUID, run Runner, say func(string, ...any)) (bootfacts.State, error) {
 	mended := d.Table.Stale()
 	index, created, grown, err := plan(d.Table, id)
 	if err != nil {
@@ -80,10 +87,10 @@ func Prepare(d *blockdev.Disk, id gpt.GUID, run Runner, say func(string, ...any)
 	}
 	switch {
 	case created:
-		err = d.AddPartition(index)
+		err = kernel.AddPartition(index)
 	case grown:
 		say("growing the state partition to %d MiB", f.Size>>20)
-		err = d.ResizePartition(index)
+		err = kernel.ResizePartition(index)
 	}
 	if err != nil {
 		return f, err
