@@ -157,7 +157,7 @@ func resolveSets(archive *apt.Archive, packages []*apt.Package, pins map[string]
 	for _, s := range sets {
 		req := resolve.Request{File: s.File, Roots: sortedSet(s.Packages)}
 		if s.Extends == "" {
-			req.Roots = append(u.Essential(), req.Roots...)
+			req.Roots = sortedSet(append(u.Essential(), req.Roots...))
 		} else {
 			below, ok := closures[s.Extends]
 			if !ok {

@@ -1,7 +1,6 @@
 package resolve
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 	"maps"
@@ -14,7 +13,7 @@ import (
 
 // Request is what to resolve.
 type Request struct {
-	Roots     []string       // wanted packages
+	Roots     []string       // wanted packages; where alternatives overlap, the earlier one decides
 	File      string         // who wants them, for messages: a profile's file
 	Installed []*apt.Package // packages that are there and stay as they are
 }
@@ -127,7 +126,6 @@ func (s *solver) run() error {
 		s.choose(n)
 		s.kept[n] = true
 	}
-	slices.SortFunc(todo, func(a, b *node) int { return cmp.Compare(a.seen, b.seen) })
 	for _, n := range todo {
 		if err := s.complete(n); err != nil {
 			return fmt.Errorf("%s cannot be installed: %w", n.pkg.Name, err)
