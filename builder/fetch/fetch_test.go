@@ -115,6 +115,30 @@ func TestAFileIsDownloadedOnceWithItsPathEscaped(t *testing.T) {
 	}
 }
 
+func TestADamagedFileInTheCacheIsDownloadedAnew(t *testing.T) {
+	c := newCache(t)
+	m := newMirror(t, whole)
+	get := func() {
+		t.Helper()
+		if err := Fetch(t.Context(), c, Locations{"main": {m.URL}}, []Item{theItem()}, quick()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	get()
+	path, _ := c.Blob(digest)
+	if err := os.Chmod(path, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, []byte(strings.ToUpper(content)), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	get()
+	mustHave(t, c)
+	if n := len(m.requests()); n != 2 {
+		t.Errorf("%d requests, want 2", n)
+	}
+}
+
 func TestABrokenDownloadIsResumedWhereItBroke(t *testing.T) {
 	c := newCache(t)
 	m := newMirror(t, func(w http.ResponseWriter, r *http.Request, nth int) {

@@ -10,6 +10,9 @@ import (
 // error of class Input that names the first set and package it fails for.
 func (l *Lock) Check(want Want) error {
 	const mend = "run `slipway lock`: it keeps the versions that are locked and adds what is missing"
+	if want.Distribution != "" && want.Distribution != l.Distribution {
+		return fault.New(fault.Input, "%s is of the distribution %s, the project asks for %s", FileName, l.Distribution, want.Distribution).WithMend(mend)
+	}
 	for _, w := range want.Sets {
 		have, ok := l.Set(w.Name)
 		if !ok {

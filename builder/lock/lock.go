@@ -54,7 +54,8 @@ type Index struct {
 
 // Want is what the lock must answer.
 type Want struct {
-	Sets []Set
+	Distribution string // its name; "": any will do
+	Sets         []Set
 }
 
 // Set is a list of wanted packages that become one tree: the base, the packages

@@ -333,6 +333,25 @@ func TestAStaleLockNamesWhatIsMissing(t *testing.T) {
 	}
 }
 
+func TestALockOfAnotherDistributionDoesNotCount(t *testing.T) {
+	w := newWorld(t)
+	archive := w.publish(1, first...)
+	l := w.resolve(archive, nil)
+	w.want.Distribution = "test"
+	if err := l.Check(w.want); err != nil {
+		t.Fatal(err)
+	}
+	w.want.Distribution = "other"
+	if err := l.Check(w.want); fault.Of(err) != fault.Input || !strings.Contains(err.Error(), "other") {
+		t.Errorf("got %v", err)
+	}
+	l.Distribution = "other"
+	l.Packages[0].Version = "0"
+	if got := versions(w.resolve(archive, l)); !strings.Contains(got, "libc 1") {
+		t.Errorf("locked %s", got)
+	}
+}
+
 func TestADiffReadsAsAChangeLog(t *testing.T) {
 	w := newWorld(t)
 	one := w.resolve(w.publish(1, first...), nil)

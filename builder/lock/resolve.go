@@ -23,9 +23,12 @@ const All = "*"
 // Resolve makes a lock that answers what is wanted. Packages that previous has
 // keep their version, as long as the archive, the mirror's pool or the cache
 // has it and unless upgrade names them (or is All); the others get the highest
-// version. If nothing but the state of the suites changed, previous is
+// version. A previous lock of another distribution counts for nothing. If nothing but the state of the suites changed, previous is
 // returned as it is, so that locking anew changes no byte.
 func Resolve(ctx context.Context, c *cache.Cache, archive *apt.Archive, want Want, previous *Lock, upgrade []string, opts fetch.Options) (*Lock, error) {
+	if previous != nil && previous.Distribution != archive.Distribution.Name {
+		previous = nil // nothing of another distribution can stay
+	}
 	packages := archive.Packages
 	pins := map[string]string{}
 	if previous != nil && !slices.Contains(upgrade, All) {
