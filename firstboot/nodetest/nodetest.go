@@ -44,10 +44,7 @@ func Main(m *testing.M) {
 		fmt.Fprintf(os.Stderr, "FAIL: these tests need a Debian tree: %v\n  apt-get install %s\n", err, needed)
 		os.Exit(1)
 	}
-	argv := []string{"--mount", "--uts", "--net", "--ipc", "--pid", "--fork", "--kill-child", "--mount-proc"}
-	if os.Geteuid() != 0 {
-		argv = append([]string{"--user", "--map-root-user", "--map-auto"}, argv...)
-	}
+	argv := namespace("--mount", "--uts", "--net", "--ipc", "--pid", "--fork", "--kill-child", "--mount-proc")
 	self, err := os.Executable()
 	if err != nil {
 		self = os.Args[0]
@@ -70,7 +67,7 @@ func tree() (string, error) {
 	if err != nil {
 		return "", err
 	}
-	sum := sha256.Sum256([]byte(suite + packages + fmt.Sprint(os.Geteuid())))
+	sum := sha256.Sum256([]byte("tar " + suite + packages))
 	dir := filepath.Join(cache, "slipway", "test-trees", suite+"-"+hex.EncodeToString(sum[:6]))
 	if _, err := os.Stat(dir); err == nil {
 		return dir, nil
@@ -95,14 +92,34 @@ func tree() (string, error) {
 		return "", err
 	}
 	fresh := dir + ".new"
-	if out, err := exec.Command("rm", "-rf", fresh).CombinedOutput(); err != nil {
-		return "", fmt.Errorf("%w: %s", err, out)
+	// mmdebstrap numbers an ordinary user's tree in its own way; a tar file of it
+	// has the true owners, which unpack to those of the namespace of the tests.
+	unpack := append(namespace("--mount"), "sh", "-c", `rm -rf "$1" && mkdir "$1" && tar -xp --numeric-owner --exclude="./dev/*" -C "$1"`, "sh", fresh)
+	bootstrap := exec.Command("mmdebstrap", "--variant=essential", "--include="+packages, "--aptopt=APT::Install-Recommends \"false\"", suite, "-", mirror)
+	tar := exec.Command("unshare", unpack...)
+	var said, tarSaid bytes.Buffer
+	bootstrap.Stderr, tar.Stderr = &said, &tarSaid
+	if tar.Stdin, err = bootstrap.StdoutPipe(); err != nil {
+		return "", err
 	}
-	cmd := exec.Command("mmdebstrap", "--variant=essential", "--include="+packages, "--aptopt=APT::Install-Recommends \"false\"", suite, fresh, mirror)
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("mmdebstrap: %w: %s", err, out[max(0, len(out)-2000):])
+	if err := tar.Start(); err != nil {
+		return "", fmt.Errorf("unshare: %w", err)
+	}
+	if err := bootstrap.Run(); err != nil {
+		return "", fmt.Errorf("mmdebstrap: %w: %s", err, said.Bytes()[max(0, said.Len()-2000):])
+	}
+	if err := tar.Wait(); err != nil {
+		return "", fmt.Errorf("unpacking the tree: %w: %s", err, tarSaid.Bytes()[max(0, tarSaid.Len()-2000):])
 	}
 	return dir, os.Rename(fresh, dir)
+}
+
+// namespace is how unshare(1) makes the caller root over all user numbers.
+func namespace(more ...string) []string {
+	if os.Geteuid() == 0 {
+		return more
+	}
+	return append([]string{"--user", "--map-root-user", "--map-auto"}, more...)
 }
 
 // mirror is the archive that the machine itself uses.
