@@ -127,42 +127,37 @@ func streamVMDK(ctx context.Context, w io.Writer, in OVAInput, name string) (int
 	return size, sum, err
 }
 
-// hasher writes and hashes at the same time: hashing takes as long as all the
-// rest of an export, so it has a goroutine of its own.
+// hasher hashes what it writes, both at the same time: hashing takes as long as
+// all the rest of an export.
 type hasher struct {
 	w    io.Writer
 	size int64
 	sum  hash.Hash
-	in   chan []byte
-	back chan []byte
-	done chan struct{}
+	next chan []byte   // to be hashed
+	done chan struct{} // it has been
 }
 
 func newHasher(w io.Writer) *hasher {
-	h := &hasher{w: w, sum: sha256.New(), in: make(chan []byte, 4), back: make(chan []byte, 4), done: make(chan struct{})}
-	for range cap(h.back) {
-		h.back <- nil
-	}
+	h := &hasher{w: w, sum: sha256.New(), next: make(chan []byte), done: make(chan struct{})}
 	go func() {
-		defer close(h.done)
-		for p := range h.in {
+		for p := range h.next {
 			h.sum.Write(p)
-			h.back <- p
+			h.done <- struct{}{}
 		}
 	}()
 	return h
 }
 
 func (h *hasher) Write(p []byte) (int, error) {
-	h.in <- append((<-h.back)[:0], p...)
+	h.next <- p
 	n, err := h.w.Write(p)
+	<-h.done
 	h.size += int64(n)
 	return n, err
 }
 
 func (h *hasher) finish() (int64, []byte) {
-	close(h.in)
-	<-h.done
+	close(h.next)
 	return h.size, h.sum.Sum(nil)
 }
 
