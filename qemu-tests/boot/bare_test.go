@@ -49,10 +49,12 @@ func TestWithoutMetadata(t *testing.T) {
 		m := m.In(t)
 		m.InsertCD(noCloudISO(t, seed.Files{
 			MetaData: []byte("instance-id: late\nlocal-hostname: late-1\n"),
-			UserData: []byte("#cloud-config\nssh_authorized_keys: [\"" + newKey(t).authorized + "\"]\n"),
+			UserData: []byte("#cloud-config\nssh_authorized_keys: [\"" + newKey(t).authorized + "\"]\nno_such_key: 1\n"),
 		}))
 		m.WaitUntilSucceeds("hostname | grep -x late-1")
-		waitUntilReady(m)
+		// All that can be done is done, and what cannot is not passed over in silence.
+		report := waitUntil(m, status.Degraded)
+		warnsOf(m, report, "no_such_key")
 		servicesRun(m)
 	})
 }

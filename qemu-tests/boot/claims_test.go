@@ -41,6 +41,17 @@ func waitUntil(m *labtest.Machine, want status.State) status.Report {
 	return report
 }
 
+// warnsOf checks that the node warns of something.
+func warnsOf(m *labtest.Machine, r status.Report, what string) {
+	m.Helper()
+	for _, w := range r.Warnings {
+		if strings.Contains(w.String(), what) {
+			return
+		}
+	}
+	m.Errorf("nothing warns of %s: %v", what, r.Warnings)
+}
+
 // roleOf reads the role marker.
 func roleOf(m *labtest.Machine) *manifest.Role {
 	m.Helper()

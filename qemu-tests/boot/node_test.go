@@ -104,15 +104,6 @@ ethernets:
 		unreachable(t, m, intruderPort, 22)
 		m.Succeed("systemctl stop intruder")
 	})
-	t.Run("unknown keys are reported", func(t *testing.T) {
-		for _, w := range report.Warnings {
-			if strings.Contains(w.String(), "no_such_key") {
-				return
-			}
-		}
-		t.Errorf("no warning of no_such_key in %v", report.Warnings)
-	})
-
 	first := identityOf(m)
 	m.Reboot()
 	report = waitUntilReady(m)
@@ -177,7 +168,6 @@ mounts:
   - [/dev/disk/by-id/virtio-payload, /srv/payload, ext4, defaults]
 runcmd:
   - echo ran >> /var/lib/slipway/ran
-no_such_key: 1
 `)
 }
 

@@ -72,7 +72,7 @@ func chooseAccel(ctx context.Context, vm VM) (Accel, string, error) {
 		return TCG, err.Error(), nil
 	}
 	kvm.Close()
-	kernel, err := probeKernel(vm)
+	kernel, err := kernelOf(vm)
 	if err != nil {
 		return TCG, fmt.Sprintf("no kernel to probe KVM with: %v", err), nil
 	}
@@ -89,7 +89,7 @@ func chooseAccel(ctx context.Context, vm VM) (Accel, string, error) {
 // probeOnce looks for the verdict of an earlier probe with this kernel, this
 // QEMU and since this boot of the host, and otherwise probes. Only one process
 // does so at a time.
-func probeOnce(ctx context.Context, cacheDir string, kernel []byte) (verdict, error) {
+func probeOnce(ctx context.Context, cacheDir string, kernel probeKernel) (verdict, error) {
 	version, err := exec.CommandContext(ctx, qemuSystem, "--version").Output()
 	if err != nil {
 		return verdict{}, err
@@ -99,7 +99,7 @@ func probeOnce(ctx context.Context, cacheDir string, kernel []byte) (verdict, er
 		return verdict{}, err
 	}
 	h := sha256.New()
-	fmt.Fprintf(h, "%x\n%s\n%s", sha256.Sum256(kernel), version, boot)
+	fmt.Fprintf(h, "%s\n%s\n%s", kernel.name, version, boot)
 	if err := os.MkdirAll(cacheDir, 0o755); err != nil {
 		return verdict{}, err
 	}
@@ -116,7 +116,11 @@ func probeOnce(ctx context.Context, cacheDir string, kernel []byte) (verdict, er
 	if data, err := os.ReadFile(path); err == nil && json.Unmarshal(data, &v) == nil {
 		return v, nil
 	}
-	if v, err = probe(ctx, KVM, kernel, probeTime); err != nil {
+	vmlinuz, err := kernel.read(ctx)
+	if err != nil {
+		return verdict{}, err
+	}
+	if v, err = probe(ctx, KVM, vmlinuz, probeTime); err != nil {
 		return verdict{}, err
 	}
 	data, err := json.Marshal(v)
@@ -124,6 +128,31 @@ func probeOnce(ctx context.Context, cacheDir string, kernel []byte) (verdict, er
 		return verdict{}, err
 	}
 	return v, atomicfile.WriteBytes(path, 0o644, data)
+}
+
+// Probe says whether an accelerator runs the VM's kernel, by booting it with
+// nothing but an init that says so. It asks no cache.
+func Probe(ctx context.Context, accel Accel, vm VM) (works bool, reason string, err error) {
+	if vm, err = vm.complete(); err != nil {
+		return false, "", err
+	}
+	if err := checkTools(BIOS); err != nil {
+		return false, "", err
+	}
+	kernel, err := kernelOf(vm)
+	if err != nil {
+		return false, "", err
+	}
+	vmlinuz, err := kernel.read(ctx)
+	if err != nil {
+		return false, "", err
+	}
+	limit := probeTime
+	if accel == TCG {
+		limit = TCG.patience()
+	}
+	v, err := probe(ctx, accel, vmlinuz, limit)
+	return v.Works, v.Reason, err
 }
 
 // probe boots kernel, with an init that prints a word and powers off.

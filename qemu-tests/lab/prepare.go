@@ -150,11 +150,3 @@ func exists(path string) bool {
 	_, err := os.Stat(path)
 	return !errors.Is(err, fs.ErrNotExist)
 }
-
-// probeKernel is the kernel that the KVM probe boots: the machine's own.
-func probeKernel(vm VM) ([]byte, error) {
-	if vm.Kernel == "" {
-		return nil, errors.New("it cannot be read out of the image")
-	}
-	return os.ReadFile(vm.Kernel)
-}
