@@ -14,8 +14,9 @@ type Convert func(io.Reader) (io.Reader, error)
 // Options say how a data archive is laid down. Every function may be nil. Paths
 // are as in the archive, without a leading "./" or "/".
 type Options struct {
-	// Keep tells whether a path is laid down. What is not is still listed, as
-	// dpkg does with path-exclude (dpkg(1)).
+	// Keep tells whether a path is laid down. What is not is not listed either:
+	// dpkg would list what its path-exclude drops, and dpkg --verify would then
+	// miss it.
 	Keep func(path string) bool
 	// Transform gives a regular file another name and content. An empty name
 	// leaves the file as it is.
@@ -23,6 +24,8 @@ type Options struct {
 	// Place says where a file stands, if not at its path: dpkg's diversions, and
 	// configuration files that wait as .dpkg-new.
 	Place func(path string) string
+	// Sum asks for the MD5 of every regular file.
+	Sum bool
 	// Claim is asked before a path that is no directory is written; the path is
 	// given without symbolic links in its directories. False leaves it alone.
 	Claim func(path string) (bool, error)
@@ -30,12 +33,13 @@ type Options struct {
 
 // Contents is what an archive held, or what became of it.
 type Contents struct {
-	// Paths are all paths in archive order, as dpkg lists them: "/." first.
+	// Paths are all paths laid down, in archive order, as dpkg lists them: "/." first.
 	Paths []string
-	// Transformed maps a path (as in Paths) to the MD5 of its new content, and
-	// Renamed the path in the archive to the new one.
-	Transformed map[string]string
-	Renamed     map[string]string
+	// Sums maps a path (as in Paths) to the MD5 of its content, for files that
+	// were transformed, or for all if Options.Sum is set. Renamed maps the path
+	// in the archive of a transformed file to its new one.
+	Sums    map[string]string
+	Renamed map[string]string
 	// Dirs are the directories with the metadata that the archive gives them.
 	Dirs []Dir
 	// Bytes is the size of all files laid down.

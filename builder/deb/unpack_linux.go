@@ -17,7 +17,7 @@ import (
 // directories get none, since what is made in them next would change them.
 func (r *Root) Unpack(stream io.Reader, o Options) (*Contents, error) {
 	u := unpacker{root: r, options: o, dirs: map[string]int{}, buffer: make([]byte, 128<<10),
-		out: &Contents{Transformed: map[string]string{}, Renamed: map[string]string{}}}
+		out: &Contents{Sums: map[string]string{}, Renamed: map[string]string{}}}
 	defer u.closeDirs(0)
 	if err := Walk(stream, u.entry); err != nil {
 		return nil, err
@@ -45,11 +45,14 @@ func (u *unpacker) entry(name string, h *tar.Header, content io.Reader) error {
 		return nil
 	}
 	if h.Typeflag == tar.TypeDir {
-		u.out.Paths = append(u.out.Paths, "/"+name)
 		if !u.options.keep(name) {
 			return nil
 		}
+		u.out.Paths = append(u.out.Paths, "/"+name)
 		return u.directory(name, h)
+	}
+	if !u.options.keep(name) {
+		return nil
 	}
 	final := name
 	var convert Convert
@@ -60,9 +63,6 @@ func (u *unpacker) entry(name string, h *tar.Header, content io.Reader) error {
 		}
 	}
 	u.out.Paths = append(u.out.Paths, "/"+final)
-	if !u.options.keep(name) {
-		return nil
-	}
 	dir, canon, err := u.parent(u.options.target(final))
 	if err != nil {
 		return err
@@ -153,7 +153,10 @@ func (u *unpacker) regular(dir int, base, listed string, h *tar.Header, content 
 		if err != nil {
 			return err
 		}
-		content = io.TeeReader(io.LimitReader(converted, maxFile), sum)
+		content = io.LimitReader(converted, maxFile)
+	}
+	if convert != nil || u.options.Sum {
+		content = io.TeeReader(content, sum)
 	}
 	fd, err := createAt(dir, base)
 	if err != nil {
@@ -165,9 +168,10 @@ func (u *unpacker) regular(dir int, base, listed string, h *tar.Header, content 
 		return err
 	}
 	u.out.Bytes += n
-	if convert != nil {
-		u.out.Transformed[listed] = hex.EncodeToString(sum.Sum(nil))
-	} else if n != h.Size {
+	if convert != nil || u.options.Sum {
+		u.out.Sums[listed] = hex.EncodeToString(sum.Sum(nil))
+	}
+	if convert == nil && n != h.Size {
 		return io.ErrUnexpectedEOF
 	}
 	return u.finish(fd, dir, base, h)

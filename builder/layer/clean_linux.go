@@ -22,7 +22,7 @@ import (
 var volatile = []string{
 	"run/*", "tmp/*", "var/tmp/*", "dev/*",
 	"var/log/dpkg.log", "var/log/alternatives.log", "var/log/bootstrap.log", "var/log/apt/*",
-	"var/lib/apt/lists/*", "var/cache/apt/*.bin", "var/cache/apt/archives/*.deb",
+	"var/lib/apt/lists/lock", "var/lib/apt/lists/*_*", "var/cache/apt/*.bin", "var/cache/apt/archives/*.deb", "var/cache/apt/archives/lock",
 	"var/cache/ldconfig/aux-cache", "var/cache/man/*", "var/cache/debconf/*-old",
 	"var/lib/systemd/catalog/database", "var/lib/systemd/random-seed", "var/lib/systemd/credential.secret",
 	"var/lib/dbus/machine-id", "var/lib/ucf/*.[0-9]",

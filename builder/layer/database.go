@@ -149,6 +149,11 @@ func (d database) addControl(p *pkg) error {
 			return err
 		}
 	}
+	if !p.has("md5sums") {
+		if err := d.root.WriteFile(d.controlFile(p, "md5sums"), 0o644, ownSums(p)); err != nil {
+			return err
+		}
+	}
 	var list bytes.Buffer
 	for _, name := range p.contents.Paths {
 		if !p.lost[name] {
@@ -159,21 +164,38 @@ func (d database) addControl(p *pkg) error {
 	return d.root.WriteFile(d.controlFile(p, "list"), 0o644, list.Bytes())
 }
 
-// adjustSums gives transformed files their new name and sum in md5sums.
+// adjustSums gives transformed files their new name and sum in md5sums, and
+// drops files that were not laid down.
 func adjustSums(sums []byte, c *deb.Contents) []byte {
-	if len(c.Renamed) == 0 {
-		return sums
+	there := make(map[string]bool, len(c.Paths))
+	for _, name := range c.Paths {
+		there[name] = true
 	}
 	var out bytes.Buffer
-	for _, line := range strings.SplitAfter(string(sums), "\n") {
-		sum, name, ok := strings.Cut(strings.TrimRight(line, "\n"), "  ")
-		if to, renamed := c.Renamed["/"+name]; ok && renamed {
-			if c.Transformed[to] != "" { // else it was left out
-				sum = c.Transformed[to]
-			}
-			line = sum + "  " + to[1:] + "\n"
+	for _, line := range strings.Split(string(sums), "\n") {
+		sum, name, ok := strings.Cut(line, "  ")
+		if to, renamed := c.Renamed["/"+name]; renamed {
+			name, sum = to[1:], c.Sums[to]
 		}
-		out.WriteString(line)
+		if ok && there["/"+name] {
+			out.WriteString(sum + "  " + name + "\n")
+		}
+	}
+	return out.Bytes()
+}
+
+// ownSums are the sums of a package that ships none: dpkg then computes those
+// of all files but configuration files.
+func ownSums(p *pkg) []byte {
+	except := map[string]bool{}
+	for _, name := range conffiles(p) {
+		except[name] = true
+	}
+	var out bytes.Buffer
+	for _, name := range p.contents.Paths {
+		if sum, ok := p.contents.Sums[name]; ok && !except[name] && !p.lost[name] {
+			out.WriteString(sum + "  " + name[1:] + "\n")
+		}
 	}
 	return out.Bytes()
 }

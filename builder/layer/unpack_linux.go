@@ -35,15 +35,15 @@ func (b *builder) unpack(ctx context.Context, pkgs []*pkg) error {
 	task := b.Progress.Start(b.Name+": unpack", int64(len(pkgs)), progress.Items)
 	queue := append([]*pkg(nil), pkgs...)
 	sort.SliceStable(queue, func(i, j int) bool { return queue[i].file.Size() > queue[j].file.Size() })
-	group, ctx := errgroup.WithContext(ctx)
+	group, groupCtx := errgroup.WithContext(ctx)
 	group.SetLimit(runtime.NumCPU() + 1)
 	for _, p := range queue {
 		group.Go(func() error {
-			if err := ctx.Err(); err != nil {
+			if err := groupCtx.Err(); err != nil {
 				return err
 			}
 			task.Detail(p.Name)
-			contents, err := b.unpackOne(ctx, p, b.options(p, diverted))
+			contents, err := b.unpackOne(groupCtx, p, b.options(p, diverted))
 			if err != nil {
 				return fmt.Errorf("unpacking %s %s: %w", p.Name, p.Version, err)
 			}
@@ -78,6 +78,7 @@ func (b *builder) options(p *pkg, diverted map[string]diversion) deb.Options {
 	return deb.Options{
 		Keep:      b.Keep,
 		Transform: b.Transform,
+		Sum:       !p.has("md5sums"),
 		Place: func(name string) string {
 			// By the spelling that the package uses, as dpkg compares them.
 			if d, ok := diverted[name]; ok && d.by != p.Name {
