@@ -163,6 +163,7 @@ func properties() []property {
 		p("network-config", "Network configuration", "cloud-init network configuration, version 1 or 2, in base64. If empty, the first network card asks DHCP."),
 		p("public-keys", "SSH public keys", "Keys that may log in, one a line."),
 		p("password", "Password", "A password for the default user. If empty, nobody can log in with a password."),
+		p("meta-data", "Meta-data", "A meta-data document in base64, with what the other fields cannot say of this machine. Most leave it empty."),
 		p("user-data", "User data", "A cloud-config document in base64."),
 	}
 	for i := range all {
