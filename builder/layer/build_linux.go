@@ -296,12 +296,6 @@ func (b *builder) close() {
 	closePackages(b.pkgs)
 }
 
-// Stage is one step of a build and how long it took.
-type Stage struct {
-	Name string
-	Took time.Duration
-}
-
 type stopwatch struct {
 	last   time.Time
 	stages []Stage

@@ -25,7 +25,11 @@ func TestMain(m *testing.M) {
 	if input := os.Getenv(buildVariable); input != "" {
 		os.Exit(buildAsChild(input))
 	}
-	os.Exit(m.Run())
+	status := m.Run()
+	if shared.dir != "" {
+		os.RemoveAll(filepath.Dir(shared.dir))
+	}
+	os.Exit(status)
 }
 
 // suite is the distribution that the tests install.

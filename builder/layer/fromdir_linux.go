@@ -14,18 +14,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// FromDirOptions say how a directory is read.
-type FromDirOptions struct {
-	// Date is the time of all directories and the latest time of all files.
-	Date int64
-	// Upper says that the directory is an overlay's upper: devices 0:0 are
-	// whiteouts, and opaque directories keep their mark, spelled as a mount by
-	// root wants it.
-	Upper bool
-	// Skip leaves out a path and all below it; may be nil.
-	Skip func(path string) bool
-}
-
 // FromDir reads a layer's directory: a tree with true owners, modes,
 // capabilities, devices and hard links. It is the same whoever reads it.
 // Content is opened when it is asked for.

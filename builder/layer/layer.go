@@ -37,6 +37,7 @@ package layer
 
 import (
 	"io"
+	"time"
 
 	"github.com/slipwayhq/slipway/builder/deb"
 	"github.com/slipwayhq/slipway/internal/progress"
@@ -93,4 +94,22 @@ type Result struct {
 	Packages []Package
 	Log      string  // path of the log
 	Stages   []Stage // how long each step took
+}
+
+// Stage is one step of a build and how long it took.
+type Stage struct {
+	Name string
+	Took time.Duration
+}
+
+// FromDirOptions say how a directory is read.
+type FromDirOptions struct {
+	// Date is the time of all directories and the latest time of all files.
+	Date int64
+	// Upper says that the directory is an overlay's upper: devices 0:0 are
+	// whiteouts, and opaque directories keep their mark, spelled as a mount by
+	// root wants it.
+	Upper bool
+	// Skip leaves out a path and all below it; may be nil.
+	Skip func(path string) bool
 }
