@@ -175,7 +175,7 @@ func TestGovmomiReadsTheDescriptor(t *testing.T) {
 		}
 		keys = append(keys, p.Key)
 	}
-	if got := strings.Join(keys, " "); got != "instance-id hostname network-config public-keys password user-data" {
+	if got := strings.Join(keys, " "); got != "instance-id hostname network-config public-keys password meta-data user-data" {
 		t.Errorf("properties: %s", got)
 	}
 	if a := e.VirtualSystem.Annotation.Annotation; a != in.Summary {
