@@ -18,6 +18,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/coreos/go-systemd/v22/daemon"
@@ -35,7 +36,7 @@ const (
 	lookAgain  = 3 * time.Second // for metadata, addresses
 	retryRole  = 5 * time.Second // after a service failed
 	watchRole  = 10 * time.Second
-	settleTime = 30 * time.Second
+	settleTime = 20 * time.Second
 )
 
 // Agent is the daemon.
@@ -113,21 +114,16 @@ func (a *Agent) load() (*node.Node, error) {
 
 // run is the agent at work.
 type run struct {
-	agent    *Agent
-	node     *node.Node
-	tracker  *status.Tracker
-	source   *source
-	told     bool // systemd knows that the node is ready to start its services
-	wasReady bool
+	agent      *Agent
+	node       *node.Node
+	tracker    *status.Tracker
+	source     *source
+	told       bool // systemd knows that the node is ready to start its services
+	describing sync.Mutex
 }
 
 func (r *run) rounds(ctx context.Context) error {
-	if r.node.Has("udevadm") && r.node.Exists("/run/systemd/system") {
-		// Every device that is there already shall be known before the first look.
-		if _, err := r.node.Command(ctx, "udevadm", "settle", "--timeout="+strconv.Itoa(int(settleTime.Seconds()))); err != nil {
-			r.tracker.Alert(status.Warning, func(*status.Report) {}, "devices are slow to settle: "+err.Error())
-		}
-	}
+	r.source.settled = r.settleDevices(ctx)
 	for {
 		local, online := steps.Local(r.source.find), steps.Online(steps.Confirmer{})
 		r.begin(append(slices.Clone(local), online...))
@@ -165,6 +161,22 @@ func (r *run) rounds(ctx context.Context) error {
 		}
 		r.tracker.Update(func(*status.Report) {}, why)
 	}
+}
+
+// settleDevices waits, aside, until udev has gone through the devices that the
+// machine started with.
+func (r *run) settleDevices(ctx context.Context) <-chan struct{} {
+	settled := make(chan struct{})
+	go func() {
+		defer close(settled)
+		if !r.node.Has("udevadm") || !r.node.Exists("/run/systemd/system") {
+			return
+		}
+		if _, err := r.node.Command(ctx, "udevadm", "settle", "--timeout="+strconv.Itoa(int(settleTime.Seconds()))); err != nil && ctx.Err() == nil {
+			r.tracker.Alert(status.Warning, func(*status.Report) {}, fmt.Sprintf("the machine's devices took longer than %s to settle", settleTime))
+		}
+	}()
+	return settled
 }
 
 func (r *run) begin(all []steps.Step) {
@@ -225,14 +237,14 @@ func (r *run) online(ctx context.Context, all []steps.Step) {
 			if err == nil || step.Name() != "role" {
 				break
 			}
-			r.settle(ctx) // the role is not up: that is the node's state until it is
+			r.settle() // the role is not up: that is the node's state until it is
 			if !sleep(ctx, retryRole) {
 				return
 			}
 		}
 	}
 	for {
-		r.settle(ctx)
+		r.settle()
 		if !sleep(ctx, watchRole) {
 			return
 		}
@@ -263,7 +275,7 @@ func (r *run) checkRole(ctx context.Context) {
 }
 
 // settle works out the node's state from its steps.
-func (r *run) settle(ctx context.Context) {
+func (r *run) settle() {
 	report := r.tracker.Report()
 	var failed []string
 	for _, s := range report.Steps {
@@ -286,7 +298,7 @@ func (r *run) settle(ctx context.Context) {
 	case len(failed) > 0 || serious > 0:
 		state = status.Degraded
 	}
-	r.describe(ctx)
+	r.describe()
 	if state == report.State {
 		return
 	}
@@ -303,7 +315,7 @@ func (r *run) settle(ctx context.Context) {
 		line += ": failed: " + strings.Join(failed, ", ")
 	}
 	if serious > 0 {
-		line += fmt.Sprintf("; %d mistakes in the metadata", serious)
+		line += fmt.Sprintf("; mistakes in the metadata: %d", serious)
 	}
 	level := status.Info
 	if state == status.Degraded || state == status.Failed {
@@ -324,7 +336,7 @@ func (r *run) watch(ctx context.Context) string {
 	tick := time.NewTicker(lookAgain)
 	defer tick.Stop()
 	for {
-		r.describe(ctx)
+		r.describe()
 		select {
 		case <-ctx.Done():
 			return ""
@@ -339,7 +351,9 @@ func (r *run) watch(ctx context.Context) string {
 }
 
 // describe brings addresses, host name and advice up to date.
-func (r *run) describe(context.Context) {
+func (r *run) describe() {
+	r.describing.Lock()
+	defer r.describing.Unlock()
 	addresses := addresses()
 	hostname, _ := os.Hostname()
 	report := r.tracker.Report()

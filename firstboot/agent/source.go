@@ -36,9 +36,10 @@ type source struct {
 	node         *node.Node
 	needsNetwork bool // the metadata is behind a URL and the network is not up
 	looked       bool
-	current      string // fingerprint of what is in use
-	trouble      string // what was wrong with the metadata, if anything
-	live         bool   // what is in use was found on the machine
+	settled      <-chan struct{} // closed once udev knows all devices of the boot
+	current      string          // fingerprint of what is in use
+	trouble      string          // what was wrong with the metadata, if anything
+	live         bool            // what is in use was found on the machine
 }
 
 // find looks for metadata and keeps what it finds.
@@ -52,7 +53,7 @@ func (s *source) find(ctx context.Context) (*node.Seed, error) {
 		patience = 0
 	}
 	s.looked = true
-	md, err := datasource.FindWithin(ctx, s.env, patience, interval)
+	md, err := s.search(ctx, kept, patience)
 	s.needsNetwork, s.live, s.trouble = false, false, ""
 	var needs *datasource.NeedsNetworkError
 	switch {
@@ -81,6 +82,27 @@ func (s *source) find(ctx context.Context) (*node.Seed, error) {
 		return kept, nil
 	}
 	return nil, errors.Join(err, keptErr)
+}
+
+// search looks for metadata until there is some, or until all devices of the
+// boot are known and patience has passed. What is found is taken at once if it
+// is what the node had before; else all devices must be known first, since
+// another one may come first.
+func (s *source) search(ctx context.Context, kept *node.Seed, patience time.Duration) (*datasource.Metadata, error) {
+	select {
+	case <-s.settled:
+	default:
+		md, err := datasource.Find(ctx, s.env)
+		if err == nil && kept != nil && md.Fingerprint == kept.Fingerprint {
+			return md, nil
+		}
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-s.settled:
+		}
+	}
+	return datasource.FindWithin(ctx, s.env, patience, interval)
 }
 
 // look reports whether the machine has metadata other than what is in use.

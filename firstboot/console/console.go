@@ -61,7 +61,7 @@ func (s *Screen) draw(path string, now func() time.Time) {
 	for {
 		// Home, text with each line cleared to its end, then clear what is below:
 		// no flicker, and whatever the kernel wrote over it is gone.
-		text := report.Screen(now())
+		text := wrap(report.Screen(now()), width(path))
 		drawing := "\x1b[?25l\x1b[H" + strings.ReplaceAll(text, "\n", "\x1b[K\r\n") + "\x1b[J"
 		if f, err := os.OpenFile(path, os.O_WRONLY|unix.O_NOCTTY, 0); err == nil {
 			io.WriteString(f, drawing)
@@ -73,6 +73,51 @@ func (s *Screen) draw(path string, now func() time.Time) {
 		case <-time.After(idle):
 		}
 	}
+}
+
+// width is how many columns a terminal has.
+func width(path string) int {
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOCTTY, 0)
+	if err != nil {
+		return 80
+	}
+	defer f.Close()
+	size, err := unix.IoctlGetWinsize(int(f.Fd()), unix.TIOCGWINSZ)
+	if err != nil || size.Col < 40 {
+		return 80
+	}
+	return int(size.Col)
+}
+
+// wrap breaks lines that are longer than columns at a space; what follows is
+// indented.
+func wrap(text string, columns int) string {
+	const indent = "         "
+	var out strings.Builder
+	for line := range strings.Lines(text) {
+		line = strings.TrimSuffix(line, "\n")
+		used, space := 0, -1 // columns so far; where the line can be broken
+		start, escape := 0, false
+		for i := 0; i < len(line); i++ {
+			switch c := line[i]; {
+			case escape:
+				escape = c < '@' || c == '['
+				continue
+			case c == '\x1b':
+				escape = true
+				continue
+			case c == ' ' && used > len(indent):
+				space = i
+			}
+			if used++; used > columns && space > start {
+				out.WriteString(line[start:space] + "\n" + indent)
+				start = space + 1
+				used, space = len(indent)+i-space, -1
+			}
+		}
+		out.WriteString(line[start:] + "\n")
+	}
+	return out.String()
 }
 
 // Lines tells the story line by line on terminals such as serial lines.

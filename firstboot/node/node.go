@@ -52,6 +52,7 @@ type Reporter interface {
 	Waiting(what string) // what the step waits for; "" when it goes on
 	Changed(what string) // something on the node was changed
 	Warn(w Warning)      // something does not take effect as asked for
+	Say(line string)     // a line for whoever watches
 	HostKey(kind, fingerprint string)
 	Login(user string) // somebody who can get in over ssh with a key
 }

@@ -225,13 +225,14 @@ type Said struct {
 	Keys     []string
 	Logins   []string
 	Waits    []string
+	Lines    []string
 }
 
 // Reset forgets it all.
 func (s *Said) Reset() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.Changes, s.Warnings, s.Keys, s.Logins, s.Waits = nil, nil, nil, nil, nil
+	s.Changes, s.Warnings, s.Keys, s.Logins, s.Waits, s.Lines = nil, nil, nil, nil, nil, nil
 }
 
 // Waiting implements node.Reporter.
@@ -239,6 +240,9 @@ func (s *Said) Waiting(what string) { s.add(&s.Waits, what) }
 
 // Changed implements node.Reporter.
 func (s *Said) Changed(what string) { s.add(&s.Changes, what) }
+
+// Say implements node.Reporter.
+func (s *Said) Say(line string) { s.add(&s.Lines, line) }
 
 // HostKey implements node.Reporter.
 func (s *Said) HostKey(kind, fingerprint string) { s.add(&s.Keys, kind+" "+fingerprint) }

@@ -174,3 +174,6 @@ func (h *StepHandle) Login(user string) {
 		}
 	})
 }
+
+// Say implements node.Reporter.
+func (h *StepHandle) Say(line string) { h.tracker.Update(func(*Report) {}, line) }

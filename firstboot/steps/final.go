@@ -28,7 +28,7 @@ func (Final) Apply(ctx context.Context, n *node.Node) error {
 		for name, value := range words {
 			message = strings.NewReplacer("$"+name, value, "${"+name+"}", value, "$"+strings.ToUpper(name), value).Replace(message)
 		}
-		n.Changed("%s", strings.Join(strings.Fields(message), " "))
+		n.Report.Say(strings.Join(strings.Fields(message), " "))
 	}
 	p := c.PowerState
 	if p == nil || n.Kept.Is("power_state", p) {

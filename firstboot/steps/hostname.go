@@ -49,7 +49,6 @@ func (Hostname) Apply(ctx context.Context, n *node.Node) error {
 			return err
 		}
 		n.Changed("the host name is %s", kernel)
-		return n.Nudge(ctx, "try-restart", "systemd-journald.service") // so that log lines carry the name
 	}
 	return nil
 }

@@ -55,14 +55,19 @@ func mounts(ctx context.Context, n *node.Node) error {
 	if err != nil {
 		return err
 	}
-	if changed && n.Exists("/run/systemd/system") {
-		if _, err := n.Command(ctx, "systemctl", "daemon-reload"); err != nil {
-			return err
-		}
-	}
 	var errs []error
+	forSystemd := false
 	for _, fields := range own {
+		if leftToSystemd(fields) {
+			forSystemd = true
+			continue
+		}
 		errs = append(errs, mount(ctx, n, fields))
+	}
+	if changed && forSystemd && n.Exists("/run/systemd/system") {
+		// Only then: amid a boot it makes systemd read every unit again.
+		_, err := n.Command(ctx, "systemctl", "daemon-reload")
+		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
 }
@@ -91,6 +96,21 @@ func withOwnMounts(fstab string, own [][]string) string {
 	return strings.Join(lines, "\n") + "\n"
 }
 
+// leftToSystemd reports whether a mount is not to be made here and now: it needs
+// the network, which comes later, or is made when it is used.
+func leftToSystemd(fields []string) bool {
+	switch fields[2] {
+	case "nfs", "nfs4", "cifs":
+		return true
+	}
+	for _, option := range strings.Split(fields[3], ",") {
+		if option == "noauto" || option == "_netdev" || strings.HasPrefix(option, "x-systemd.") {
+			return true
+		}
+	}
+	return false
+}
+
 func mount(ctx context.Context, n *node.Node, fields []string) error {
 	point, kind := fields[1], fields[2]
 	if kind == "swap" || point == "none" || point == "swap" {
@@ -111,12 +131,6 @@ func mount(ctx context.Context, n *node.Node, fields []string) error {
 	}
 	if _, err := n.Command(ctx, "mountpoint", "--quiet", point); err == nil {
 		return nil
-	}
-	if slices.Contains(strings.Split(fields[3], ","), "noauto") {
-		return nil
-	}
-	if slices.Contains(strings.Split(fields[3], ","), "_netdev") || kind == "nfs" || kind == "nfs4" || kind == "cifs" {
-		return nil // needs the network, which comes later; systemd mounts it then
 	}
 	if _, err := n.Command(ctx, "mount", point); err != nil {
 		return err

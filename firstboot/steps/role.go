@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/slipwayhq/slipway/firstboot/node"
@@ -58,7 +59,7 @@ func CheckRole(ctx context.Context, n *node.Node) (Health, error) {
 	if err != nil {
 		return h, err
 	}
-	starting := bootUnderWay(ctx, n)
+	starting := sync.OnceValue(func() bool { return bootUnderWay(ctx, n) })
 	seen := 0
 	for _, block := range strings.Split(strings.TrimSpace(out), "\n\n") {
 		unit := map[string]string{}
@@ -78,7 +79,7 @@ func CheckRole(ctx context.Context, n *node.Node) (Health, error) {
 		case unit["ActiveState"] == "active" || unit["ActiveState"] == "reloading":
 		case unit["ActiveState"] == "failed" && !queued:
 			h.Broken = append(h.Broken, fmt.Sprintf("%s failed (%s); see: journalctl -u %s", id, unit["Result"], id))
-		case unit["ActiveState"] == "inactive" && !queued && !starting:
+		case unit["ActiveState"] == "inactive" && !queued && !starting():
 			reason := "nothing has started it"
 			if unit["ConditionResult"] == "no" && unit["ConditionTimestampMonotonic"] != "0" {
 				reason = "its conditions do not hold; see: systemctl status " + id

@@ -218,6 +218,15 @@ func createUser(ctx context.Context, n *node.Node, a *accounts, u cloudconfig.Us
 	} else {
 		argv = append(argv, "--create-home")
 	}
+	var groups []string
+	for _, g := range u.Groups {
+		if _, ok := a.groups[g.Name]; ok {
+			groups = append(groups, g.Name)
+		}
+	}
+	if len(groups) > 0 {
+		argv = append(argv, "--groups", strings.Join(groups, ","))
+	}
 	if u.NoLogInit {
 		argv = append(argv, "--no-log-init")
 	}
