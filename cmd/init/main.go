@@ -10,6 +10,8 @@
 // If a step fails, its message stands on all consoles for half a minute; then
 // the machine starts again, so that GRUB's counting can fall back to the
 // version that worked.
+//
+// A copy of the program ends the machine too: see package halt.
 package main
 
 import (
@@ -20,6 +22,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/slipwayhq/slipway/cmd/init/internal/halt"
 	"github.com/slipwayhq/slipway/cmd/init/internal/report"
 )
 
@@ -32,6 +35,10 @@ func main() {
 	if os.Getpid() != 1 {
 		fmt.Fprintln(os.Stderr, "this is /init of an appliance's initramfs; the kernel starts it")
 		os.Exit(2)
+	}
+	if os.Args[0] == halt.Program && len(os.Args) > 1 {
+		report.New("/sys", "/dev").Alarm(fmt.Sprint(halt.Finish(os.Args[1])))
+		select {}
 	}
 	started := time.Now()
 	// All allocations are short-lived and few; collecting them costs more time

@@ -20,6 +20,7 @@ import (
 	"github.com/slipwayhq/slipway/cmd/init/internal/blockdev"
 	"github.com/slipwayhq/slipway/cmd/init/internal/cmdline"
 	"github.com/slipwayhq/slipway/cmd/init/internal/gpt"
+	"github.com/slipwayhq/slipway/cmd/init/internal/halt"
 	"github.com/slipwayhq/slipway/cmd/init/internal/modules"
 	"github.com/slipwayhq/slipway/cmd/init/internal/report"
 	"github.com/slipwayhq/slipway/cmd/init/internal/state"
@@ -288,6 +289,9 @@ func (b *bootRun) writeFacts() error {
 // switchRoot moves what is mounted into the new root, empties the initramfs,
 // whose memory would else stay taken, and becomes systemd.
 func (b *bootRun) switchRoot() error {
+	if err := halt.Install("/init"); err != nil {
+		b.out.Say("the machine will not end cleanly: %v", err)
+	}
 	if err := unix.Unmount(lowerDir, unix.MNT_DETACH); err != nil {
 		return fmt.Errorf("unmounting %s: %w", lowerDir, err)
 	}
