@@ -215,7 +215,11 @@ func TestAptAgreesOnEveryProfile(t *testing.T) {
 }
 
 // TestAptAgreesOnRandomPackages compares the closures of packages drawn from
-// the whole archive.
+// the whole archive. Of 500 drawn with this seed on 2026-11-20, 499 agreed; the
+// other one did once wanted packages were treated in their order. The bound
+// leaves room for what a moving archive brings: where a conflict between
+// alternatives needs apt's problem resolver with its scores, which is not
+// followed here, a closure can differ.
 func TestAptAgreesOnRandomPackages(t *testing.T) {
 	o := newOracle(t, "../../profiles/distribution.yaml")
 	compareRandom(t, o, 100, 20261120, 98)
