@@ -174,13 +174,14 @@ func (b *build) open() (roles []*profile.Profile, err error) {
 	if b.lock, err = lock.Read(b.LockFile); err != nil {
 		return nil, err
 	}
-	return roles, b.lock.Check(Want(b.profiles))
+	b.Fetch.Snapshot = b.Distribution.SnapshotLocations(b.lock.Dates())
+	return roles, b.lock.Check(Want(b.Distribution, b.profiles))
 }
 
 // Want is what the lock must hold for the profiles: one set of packages for
 // base, one for the build's tools, one for each role.
-func Want(set *profile.Set) lock.Want {
-	want := lock.Want{Sets: []lock.Set{
+func Want(d *apt.Distribution, set *profile.Set) lock.Want {
+	want := lock.Want{Distribution: d.Name, Sets: []lock.Set{
 		{Name: set.Base.Role, File: set.Base.File(), Packages: set.Base.Packages},
 		{Name: set.Tools.Role, File: set.Tools.File(), Extends: set.Base.Role, Packages: set.Tools.Packages},
 	}}

@@ -249,6 +249,9 @@ func (b *build) compressBase(ctx context.Context, pl plan, dir string) (madeLaye
 	if l.Kernel, err = boot.KernelRelease(t); err != nil {
 		return madeLayer{}, err
 	}
+	if err := boot.CheckModules(t); err != nil {
+		return madeLayer{}, err
+	}
 	kernel := "boot/vmlinuz-" + l.Kernel
 	image, err := t.ReadFile(kernel)
 	if err != nil {

@@ -32,6 +32,7 @@ Examples:
 			&cli.BoolFlag{Name: "upgrade", Usage: "take new versions: of the packages named, else of all"},
 			&cli.BoolFlag{Name: "check", Usage: "write nothing; exit status 8 says that locking anew would change something"},
 			&cli.BoolFlag{Name: "dry-run", Usage: "show what would change, and write nothing"},
+			&cli.BoolFlag{Name: "allow-expired", Usage: "take indices past their Valid-Until, as a frozen mirror has them"},
 			&cli.BoolFlag{Name: "json", Usage: "print the changes as JSON"},
 			lockFlag(),
 		}, sourceFlags()...),
@@ -53,11 +54,7 @@ func runLock(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	want := builder.Want(profiles)
-	previous, err := lock.Read(s.lockFile(c))
-	if errors.Is(err, fs.ErrNotExist) && !c.Bool("check") {
-		previous, err = nil, nil
-	}
+	previous, err := s.previousLock(c)
 	if err != nil {
 		return err
 	}
@@ -66,8 +63,9 @@ func runLock(c *cli.Context) error {
 		return err
 	}
 	defer closeCache()
+	want := builder.Want(means.Distribution, profiles)
 	archive, err := apt.Load(c.Context, means.Cache, means.Distribution, means.Locations,
-		apt.LoadOptions{AllowExpired: apt.MachineAllowsExpired("/"), Fetch: means.Fetch})
+		apt.LoadOptions{AllowExpired: c.Bool("allow-expired") || apt.MachineAllowsExpired("/"), Fetch: means.Fetch})
 	if err != nil {
 		return err
 	}
@@ -107,6 +105,21 @@ func runLock(c *cli.Context) error {
 		fmt.Fprintln(c.App.Writer, "dry run: nothing was written")
 	}
 	return nil
+}
+
+// previousLock reads the lock that is there. To lock anew, none at all will do, and
+// of a broken one whatever is whole: its lines keep their versions.
+func (s *session) previousLock(c *cli.Context) (*lock.Lock, error) {
+	path := s.lockFile(c)
+	l, err := lock.Read(path)
+	switch {
+	case err == nil || c.Bool("check"):
+		return l, err
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, nil
+	}
+	s.log.Warnf("%v; locking anew from the lines that are whole", err)
+	return lock.Salvage(path)
 }
 
 // check reports drift: a lock that no longer answers the profiles, newer
