@@ -185,12 +185,10 @@ func swapFile(ctx context.Context, n *node.Node) error {
 		if err := n.Kept.Done("swap", nil, size); err != nil {
 			return err
 		}
+		n.Changed("made a swap file of %d MiB", size>>20)
 	}
-	if _, err := n.Command(ctx, "swapon", SwapFile); err != nil {
-		return err
-	}
-	n.Changed("swap file of %d MiB", size>>20)
-	return nil
+	_, err = n.Command(ctx, "swapon", SwapFile)
+	return err
 }
 
 func swapSize(n *node.Node, size, most string) (int64, error) {
