@@ -30,8 +30,9 @@ type builder struct {
 	db      database
 	owners  owners
 
-	configured map[*pkg]bool
-	watch      stopwatch
+	configured  map[*pkg]bool
+	runningDpkg string
+	watch       stopwatch
 }
 
 // Build makes a layer. On error Dir and Work may hold half of it, for the

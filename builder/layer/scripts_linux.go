@@ -40,14 +40,19 @@ func (b *builder) preinst(ctx context.Context, p *pkg) error {
 	return err
 }
 
-// dpkgVersion is the upstream version of the dpkg that is being installed or
-// stands in the layer below.
+// dpkgVersion is the upstream version of the dpkg that stands in the layer or
+// the one below.
 func (b *builder) dpkgVersion() string {
-	if p, ok := b.graph.byName["dpkg"]; ok {
-		return strings.SplitN(p.Version, "-", 2)[0]
+	if b.runningDpkg == "" {
+		status, _ := b.root.ReadFile(adminDir + "/status") // add has read it before
+		if m := dpkgStanza.FindSubmatch(status); m != nil {
+			b.runningDpkg = string(m[1])
+		}
 	}
-	return ""
+	return b.runningDpkg
 }
+
+var dpkgStanza = regexp.MustCompile(`(?m)^Package: dpkg\n(?:.+\n)*?Version: ([^-\n]*)`)
 
 // configure has dpkg configure packages, or with none given all that wait, and
 // then the triggers.
