@@ -2,6 +2,7 @@ package deb
 
 import (
 	"archive/tar"
+	"bufio"
 	"crypto/md5"
 	"encoding/hex"
 	"errors"
@@ -19,6 +20,7 @@ func (r *Root) Unpack(stream io.Reader, o Options) (*Contents, error) {
 	u := unpacker{root: r, options: o, dirs: map[string]int{}, buffer: make([]byte, 128<<10),
 		out: &Contents{Sums: map[string]string{}, Renamed: map[string]string{}}}
 	defer u.closeDirs(0)
+	stream = bufio.NewReaderSize(stream, 256<<10) // tar reads its headers one by one
 	if err := Walk(stream, u.entry); err != nil {
 		return nil, err
 	}

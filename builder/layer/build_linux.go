@@ -54,7 +54,15 @@ func Build(ctx context.Context, in Input) (_ *Result, err error) {
 		{"configure", b.configureRest},
 		{"clean", b.clean},
 	}
+	endWork := func() {}
+	defer func() { endWork() }()
 	for _, step := range steps {
+		switch step.name {
+		case "essential": // from here on scripts run one after another
+			endWork = b.workAhead(ctx)
+		case "clean":
+			endWork()
+		}
 		if err := step.run(ctx); err != nil {
 			if ctx.Err() != nil {
 				return nil, ctx.Err()

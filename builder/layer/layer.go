@@ -78,6 +78,11 @@ type Input struct {
 	// ShellOnFailure opens a shell in the sandbox when a script fails.
 	ShellOnFailure bool
 	Progress       progress.Reporter // nil is progress.None
+	// Spool, if not nil, is where packages are decompressed ahead of their use
+	// while scripts leave processors idle: this layer's own, then those of Ahead,
+	// which layers built later with the same Spool will unpack.
+	Spool *Spool
+	Ahead []Deb
 }
 
 // Package is what dpkg holds installed in a layer.

@@ -436,3 +436,27 @@ func TestTransformedFilesKeepDpkgHonest(t *testing.T) {
 		t.Errorf("dpkg -S: %s", got)
 	}
 }
+
+func TestWorkingAheadChangesNothing(t *testing.T) {
+	b := sharedBase(t)
+	debs := packages(t, filepath.Join(b.dir, "var/lib/dpkg/status"), "cpio", "psmisc", "ssl-cert")
+	spool, err := layer.NewSpool(filepath.Join(t.TempDir(), "spool"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	// While this layer's script dawdles, the next layer's packages get ready.
+	waits := local(t, "waits", map[string]string{"postinst": "#!/bin/sh\nsleep 3\n"})
+	build(t, layer.Input{Name: "role", Debs: []layer.Deb{waits}, Lower: b.dir, Dir: filepath.Join(t.TempDir(), "x"), Work: t.TempDir(), Spool: spool, Ahead: debs})
+	var trees [2][]string
+	for i, s := range []*layer.Spool{nil, spool} {
+		dir := filepath.Join(t.TempDir(), "role")
+		build(t, layer.Input{Name: "role", Debs: debs, Lower: b.dir, Dir: dir, Work: t.TempDir(), Spool: s})
+		trees[i] = describe(t, read(t, dir, layer.FromDirOptions{Upper: true}))
+	}
+	for _, d := range difference(trees[0], trees[1]) {
+		t.Error(d)
+	}
+	if err := spool.Close(); err != nil {
+		t.Error(err)
+	}
+}

@@ -14,6 +14,15 @@ func unsupported() error {
 		WithMend("build the layers on Linux, or pull them from a registry; assembling images works here")
 }
 
+// Spool holds data archives that were decompressed ahead of their use.
+type Spool struct{}
+
+// NewSpool says that making layers needs Linux.
+func NewSpool(string) (*Spool, error) { return nil, unsupported() }
+
+// Close does nothing.
+func (s *Spool) Close() error { return nil }
+
 // Build says that making layers needs Linux.
 func Build(context.Context, Input) (*Result, error) { return nil, unsupported() }
 

@@ -104,6 +104,9 @@ func (b *builder) unpackOne(ctx context.Context, p *pkg, o deb.Options) (*deb.Co
 		defer data.Close()
 		return b.root.Unpack(data, o)
 	}
+	if contents, ok, err := b.spooled(p, o); ok || err != nil {
+		return contents, err
+	}
 	in, err := p.file.Raw()
 	if err != nil {
 		return nil, err
@@ -120,7 +123,7 @@ func (b *builder) unpackOne(ctx context.Context, p *pkg, o deb.Options) (*deb.Co
 	finished := make(chan error, 1)
 	go func() {
 		err := b.session.Run(ctx, sandbox.Cmd{
-			Args: []string{"/usr/bin/dpkg-deb", "--fsys-tarfile", "-"}, Stdin: in, Stdout: write, Stderr: &complaint,
+			Args: decompressor(), Stdin: in, Stdout: write, Stderr: &complaint,
 		})
 		write.Close()
 		finished <- err
