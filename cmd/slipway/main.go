@@ -47,7 +47,7 @@ func run(args []string) int {
 }
 
 func newApp() *cli.App {
-	return &cli.App{
+	app := &cli.App{
 		Name:    "slipway",
 		Usage:   "build appliance images that form highly available clusters by themselves",
 		Version: builder.Version,
@@ -81,9 +81,7 @@ file, 4 the host lacks something, 5 network, 6 a hash or signature does not fit,
 		ErrWriter:            os.Stderr,
 		// Errors are printed by report, with their mend; cli must not exit by itself.
 		ExitErrHandler: func(*cli.Context, error) {},
-		OnUsageError: func(_ *cli.Context, err error, _ bool) error {
-			return fault.New(fault.Usage, "%w", err).WithMend("see slipway --help")
-		},
+		OnUsageError: usageError,
 		Action: func(c *cli.Context) error {
 			if c.Args().Present() {
 				return fault.New(fault.Usage, "there is no command %q", c.Args().First()).WithMend("see slipway --help")
@@ -91,6 +89,18 @@ file, 4 the host lacks something, 5 network, 6 a hash or signature does not fit,
 			return cli.ShowAppHelp(c)
 		},
 	}
+	for _, c := range app.Commands {
+		c.OnUsageError = usageError
+		for _, sub := range c.Subcommands {
+			sub.OnUsageError = usageError
+		}
+	}
+	return app
+}
+
+// usageError gives what the flag package complains of its class.
+func usageError(c *cli.Context, err error, _ bool) error {
+	return fault.New(fault.Usage, "%w", err).WithMend("see %s --help", c.Command.HelpName)
 }
 
 // wantsJSON tells, before flags are parsed, whether errors are to be JSON too.

@@ -1,0 +1,155 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/slipwayhq/slipway/builder/sandbox"
+	"github.com/slipwayhq/slipway/internal/fault"
+)
+
+func TestMain(m *testing.M) {
+	sandbox.Init()
+	os.Exit(m.Run())
+}
+
+func TestFlagsMayStandAfterArguments(t *testing.T) {
+	for _, c := range []struct{ in, want string }{
+		{"slipway build db-master --format ova", "slipway build --format ova db-master"},
+		{"slipway build --all --json", "slipway build --all --json"},
+		{"slipway build a --all=false b -o dir", "slipway build --all=false -o dir a b"},
+		{"slipway --cache c cache gc --dry-run", "slipway --cache c cache gc --dry-run"},
+		{"slipway inspect x.ova --packages --verify", "slipway inspect --packages --verify x.ova"},
+		{"slipway build -- --all", "slipway build -- --all"},
+		{"slipway diff lock cache --json", "slipway diff --json lock cache"},
+		{"slipway lock --upgrade openssl curl --dry-run", "slipway lock --upgrade --dry-run openssl curl"},
+		{"slipway", "slipway"},
+	} {
+		if got := strings.Join(flagsFirst(newApp(), strings.Fields(c.in)), " "); got != c.want {
+			t.Errorf("%q becomes %q, want %q", c.in, got, c.want)
+		}
+	}
+}
+
+func TestEveryCommandExplainsItselfWithExamples(t *testing.T) {
+	for _, c := range newApp().Commands {
+		texts := []string{c.Description}
+		for _, sub := range c.Subcommands {
+			texts = append(texts, sub.Description)
+		}
+		if c.Usage == "" || !strings.Contains(strings.Join(texts, ""), "slipway "+c.Name) {
+			t.Errorf("slipway %s --help has no usage line or no example", c.Name)
+		}
+	}
+}
+
+// call runs the command in this process and returns its exit status and output.
+func call(t *testing.T, args ...string) (code int, stdout, stderr string) {
+	t.Helper()
+	read := func(name string) func() string {
+		f, err := os.Create(filepath.Join(t.TempDir(), name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		old := os.Stdout
+		if name == "stderr" {
+			old, os.Stderr = os.Stderr, f
+		} else {
+			os.Stdout = f
+		}
+		return func() string {
+			if name == "stderr" {
+				os.Stderr = old
+			} else {
+				os.Stdout = old
+			}
+			f.Close()
+			data, err := os.ReadFile(f.Name())
+			if err != nil {
+				t.Fatal(err)
+			}
+			return string(data)
+		}
+	}
+	out, errs := read("stdout"), read("stderr")
+	code = run(append([]string{"slipway"}, args...))
+	stderr, stdout = errs(), out()
+	return code, stdout, stderr
+}
+
+func TestExitStatusTellsWhatWentWrong(t *testing.T) {
+	t.Chdir(t.TempDir())
+	t.Setenv("SLIPWAY_CACHE", t.TempDir())
+	for _, c := range []struct {
+		args string
+		code int
+		says []string
+	}{
+		{"frobnicate", 2, []string{"frobnicate"}},
+		{"build", 2, []string{"--all"}},
+		{"build balancer --all", 2, []string{"--all"}},
+		{"build balancer --nonsense", 2, []string{"nonsense"}},
+		{"build balancer", 2, []string{"profiles/", "--project"}},
+		{"--project /nonexistent build balancer", 2, []string{"/nonexistent"}},
+		{"inspect", 2, []string{"one image"}},
+		{"inspect nowhere.ova", 3, []string{"nowhere.ova"}},
+		{"diff one", 2, []string{"two files"}},
+		{"completion powershell", 2, []string{"powershell", "bash"}},
+		{"lock openssl", 2, []string{"--upgrade"}},
+	} {
+		code, _, stderr := call(t, strings.Fields(c.args)...)
+		if code != c.code {
+			t.Errorf("slipway %s: exit status %d, want %d\n%s", c.args, code, c.code, stderr)
+		}
+		for _, w := range c.says {
+			if !strings.Contains(stderr, w) {
+				t.Errorf("slipway %s does not say %q:\n%s", c.args, w, stderr)
+			}
+		}
+	}
+}
+
+func TestErrorsAreJSONWhenAskedFor(t *testing.T) {
+	t.Chdir(t.TempDir())
+	code, _, stderr := call(t, "build", "balancer", "--json")
+	var got struct{ Error struct{ Class, Message, Mend string } }
+	if err := json.Unmarshal([]byte(stderr), &got); err != nil {
+		t.Fatalf("%v\n%s", err, stderr)
+	}
+	if code != 2 || got.Error.Class != "usage" || got.Error.Message == "" || got.Error.Mend == "" {
+		t.Errorf("exit status %d, %+v", code, got)
+	}
+}
+
+func TestReportPrintsOneErrorAndItsMend(t *testing.T) {
+	var b bytes.Buffer
+	report(&b, fmt.Errorf("building: %w", fault.New(fault.Input, "profiles/x.yaml:3: no").WithMend("write yes")), false)
+	if got, want := b.String(), "slipway: building: profiles/x.yaml:3: no\n         write yes\n"; got != want {
+		t.Errorf("%q, want %q", got, want)
+	}
+	b.Reset()
+	report(&b, errors.New("plain"), false)
+	if got, want := b.String(), "slipway: plain\n"; got != want {
+		t.Errorf("%q, want %q", got, want)
+	}
+}
+
+func TestCompletionIsThereForEveryShell(t *testing.T) {
+	for _, shell := range []string{"bash", "zsh", "fish"} {
+		code, stdout, _ := call(t, "completion", shell)
+		if code != 0 || !strings.Contains(stdout, "slipway") {
+			t.Errorf("completion %s: exit status %d, %q", shell, code, stdout)
+		}
+	}
+	_, stdout, _ := call(t, "build", "--generate-bash-completion")
+	if roles := strings.Fields(stdout); !slices.Contains(roles, "db-master") {
+		t.Errorf("roles are not completed: %q", stdout)
+	}
+}
