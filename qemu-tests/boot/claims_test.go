@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -103,7 +104,7 @@ func onlyRolePortsOpen(m *labtest.Machine) {
 		if ip := net.ParseIP(host); ip != nil && ip.IsLoopback() {
 			continue
 		}
-		if !allowed(role.Ports, port) {
+		if !slices.Contains(append(portsOf(m, role, "tcp", "any"), portsOf(m, role, "tcp", "cluster")...), port) {
 			m.Errorf("something listens on port %s, which is not the role's: %s", port, strings.TrimSpace(line))
 		}
 	}
@@ -111,40 +112,69 @@ func onlyRolePortsOpen(m *labtest.Machine) {
 	if !regexp.MustCompile(`hook input priority [^;]*; policy drop;`).MatchString(rules) {
 		m.Errorf("the firewall does not drop by default:\n%s", rules)
 	}
-	opened := regexp.MustCompile(`(?m)^\s*(?:ip6? saddr @\S+ )?tcp dport (\S+)`)
-	for _, match := range opened.FindAllStringSubmatch(rules, -1) {
-		if !allowed(role.Ports, match[1]) {
-			m.Errorf("the firewall opens port %s, which is not the role's", match[1])
-		}
-	}
-}
-
-// allowed says whether the role marker names a TCP port, or a range that holds it.
-func allowed(ports []manifest.Port, port string) bool {
-	n, err := strconv.Atoi(port)
-	for _, p := range ports {
-		if p.Proto != "tcp" {
-			continue
-		}
-		if p.Port == port {
-			return true
-		}
-		first, last, isRange := strings.Cut(p.Port, "-")
-		if isRange && err == nil {
-			from, err1 := strconv.Atoi(first)
-			to, err2 := strconv.Atoi(last)
-			if err1 == nil && err2 == nil && from <= n && n <= to {
-				return true
+	for _, proto := range []string{"tcp", "udp"} {
+		for set, from := range map[string]string{"_any": "any", "_cluster": "cluster"} {
+			open := strings.Join(openPorts(m, proto+set), " ")
+			if want := strings.Join(portsOf(m, role, proto, from), " "); open != want {
+				m.Errorf("the firewall opens the %s ports %q to %s, the role marker says %q", proto, open, from, want)
 			}
 		}
 	}
-	return false
 }
 
-// hasOnlyAddress checks the IPv4 addresses of the node.
+// openPorts reads a set of the firewall, in which neighbours are merged.
+func openPorts(m *labtest.Machine, set string) []string {
+	m.Helper()
+	elements := regexp.MustCompile(`elements = \{([^}]*)\}`).FindStringSubmatch(m.Succeed("nft list set inet slipway " + set))
+	if elements == nil {
+		return nil
+	}
+	var ports []string
+	for _, e := range strings.Split(elements[1], ",") {
+		ports = append(ports, expand(m, strings.TrimSpace(e))...)
+	}
+	return sorted(ports)
+}
+
+// portsOf lists the ports that the role marker opens.
+func portsOf(t testing.TB, role *manifest.Role, proto, from string) []string {
+	var ports []string
+	for _, p := range role.Ports {
+		if p.Proto == proto && p.From == from {
+			ports = append(ports, expand(t, p.Port)...)
+		}
+	}
+	return sorted(ports)
+}
+
+// expand makes single ports of "5432" or "7000-7100".
+func expand(t testing.TB, text string) []string {
+	first, last, isRange := strings.Cut(text, "-")
+	if !isRange {
+		last = first
+	}
+	from, err1 := strconv.Atoi(first)
+	to, err2 := strconv.Atoi(last)
+	if err1 != nil || err2 != nil {
+		t.Fatalf("%q is no range of ports", text)
+	}
+	var ports []string
+	for p := from; p <= to; p++ {
+		ports = append(ports, strconv.Itoa(p))
+	}
+	return ports
+}
+
+func sorted(ports []string) []string {
+	slices.Sort(ports)
+	return slices.Compact(ports)
+}
+
+// hasOnlyAddress checks the IPv4 addresses of the node's network cards; bridges
+// that the role makes for itself do not count.
 func hasOnlyAddress(m *labtest.Machine, want string) {
 	m.Helper()
-	got := strings.Fields(m.Succeed("ip -4 -brief address show scope global | awk '{ for (i = 3; i <= NF; i++) print $i }'"))
+	got := strings.Fields(m.Succeed("for d in /sys/class/net/*/device; do d=${d%/device}; ip -4 -oneline address show dev ${d##*/} scope global; done | awk '{ print $4 }'"))
 	if len(got) != 1 || got[0] != want {
 		m.Errorf("the node's addresses are %v, want %s", got, want)
 	}

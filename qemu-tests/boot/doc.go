@@ -12,12 +12,12 @@
 //	TestRoles/balancer            1  qcow2, UEFI, NoCloud vfat, network v1
 //	TestRoles/db-master           1  qcow2, Secure Boot, ConfigDrive ISO
 //	TestRoles/db-replica          1  qcow2, BIOS, NoCloud by DMI and HTTP
-//	TestRoles/broker              1  the OVA's disk, PVSCSI and VMXNET3 as VMware gives, UEFI, NoCloud ISO
+//	TestRoles/broker              1  the OVA's disk, PVSCSI and VMXNET3 as VMware gives, BIOS, NoCloud ISO
 //	TestRoles/dispatcher          1  raw, SATA and e1000 as VirtualBox gives, BIOS, NoCloud ISO
 //	TestWithoutMetadata           1  gateway: DHCP, console screen, seed inserted while it runs
-//	TestPowerCut                  3  gateway: cut in mkfs, cut in the agent, recovery
-//	TestBrokenVersionFallsBack    2  gateway: a version on trial whose layers are missing
+//	TestPowerCut                  4  gateway: cut in mkfs, cut in the agent, recovery, cut when ready
+//	TestBrokenVersionFallsBack    2  gateway: a version on trial that lacks a layer
 //
-// That is 14 boots, two of them cut short: 10 to 12 minutes of machine time,
+// That is 15 boots, three of them short: 11 to 13 minutes of machine time,
 // about 8 minutes by the clock.
 package boottest

@@ -124,7 +124,7 @@ func hasDHCPAddress(t *testing.T, m *labtest.Machine) { hasOnlyAddress(m, "10.0.
 
 func vmwareLike(t *testing.T, n named) lab.VM {
 	return lab.VM{
-		Image: diskOfOVA(t, n.image("ova")), Format: "vmdk", Firmware: lab.UEFI,
+		Image: diskOfOVA(t, n.image("ova")), Format: "vmdk", // BIOS: Debian's OVMF has no driver for PVSCSI
 		DiskBus: lab.PVSCSI, NICs: []lab.NIC{{Model: "vmxnet3"}},
 		Seeds: []string{noCloudISO(t, seed.Files{MetaData: n.metaData(), UserData: n.userData()})},
 	}

@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"time"
 
 	"github.com/slipwayhq/slipway/internal/atomicfile"
 	"github.com/slipwayhq/slipway/internal/fault"
@@ -178,22 +179,34 @@ func decodeScreen(raw []byte) (string, error) {
 	return strings.TrimRight(text.String(), "\n") + "\n", nil
 }
 
-// Keep copies the serial log and a screenshot, if there is a screen, into dir
-// and returns their paths: what a person needs who was not there.
+// keepTime bounds the wait for the journal of a guest that may hang.
+const keepTime = 20 * time.Second
+
+// Keep saves what a person needs who was not there: the serial log and, as far
+// as the machine still shows and answers, a screenshot and the journal of this
+// boot. It returns the paths of what it saved.
 func (m *Machine) Keep(ctx context.Context, dir string) ([]string, error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, err
 	}
-	log := filepath.Join(dir, m.vm.Name+"-serial.log")
-	if err := atomicfile.WriteBytes(log, 0o644, []byte(m.SerialLog())); err != nil {
+	name := func(what string) string { return filepath.Join(dir, m.vm.Name+"-"+what) }
+	kept := []string{name("serial.log")}
+	if err := atomicfile.WriteBytes(kept[0], 0o644, []byte(m.SerialLog())); err != nil {
 		return nil, err
 	}
 	if !m.Running() {
-		return []string{log}, nil
+		return kept, nil
 	}
-	screen := filepath.Join(dir, m.vm.Name+"-screen.png")
-	if err := m.Screenshot(ctx, screen); err != nil {
-		return []string{log}, err
+	if err := m.Screenshot(ctx, name("screen.png")); err != nil {
+		return kept, err
 	}
-	return []string{log, screen}, nil
+	kept = append(kept, name("screen.png"))
+	ctx, cancel := context.WithTimeout(ctx, keepTime)
+	defer cancel()
+	journal, err := m.Exec(ctx, "systemctl --failed --no-pager; journalctl --boot --no-pager --output=short-monotonic")
+	if err != nil {
+		return kept, nil // a guest that does not answer is what the screenshot shows
+	}
+	kept = append(kept, name("journal.txt"))
+	return kept, atomicfile.WriteBytes(kept[2], 0o644, []byte(journal.Stdout))
 }

@@ -16,6 +16,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/slipwayhq/slipway/internal/fault"
 )
@@ -174,7 +175,8 @@ func TestEmptyMachineStartsAnswersAndEnds(t *testing.T) {
 		t.Fatal(err)
 	}
 	m, err := Start(t.Context(), VM{
-		Name: "empty", Image: image, Memory: 64 << 20, CPUs: 1, Dir: filepath.Join(dir, strings.Repeat("deep/", 40)),
+		Patience: 5 * time.Second, // nothing in it will ever answer
+		Name:     "empty", Image: image, Memory: 64 << 20, CPUs: 1, Dir: filepath.Join(dir, strings.Repeat("deep/", 40)),
 		NICs: []NIC{{Forwards: []Forward{{Port: 22}, {Port: 80}}}},
 	})
 	if err != nil {

@@ -21,7 +21,7 @@ import (
 const OutEnv = "SLIPWAY_TEST_OUT"
 
 // keepTime bounds the taking of evidence from a machine that may hang.
-const keepTime = 20 * time.Second
+const keepTime = 40 * time.Second
 
 // Machine is a lab.Machine bound to a test, which it ends when a claim does not
 // hold. It is that test too (m.Errorf, m.Fatal), so that helpers that tell a part
