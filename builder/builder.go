@@ -19,6 +19,7 @@ import (
 	"github.com/slipwayhq/slipway/builder/apt"
 	"github.com/slipwayhq/slipway/builder/cache"
 	"github.com/slipwayhq/slipway/builder/fetch"
+	"github.com/slipwayhq/slipway/builder/layer"
 	"github.com/slipwayhq/slipway/builder/lock"
 	"github.com/slipwayhq/slipway/builder/manifest"
 	"github.com/slipwayhq/slipway/builder/profile"
@@ -80,6 +81,7 @@ type build struct {
 	Means
 	profiles *profile.Set
 	lock     *lock.Lock
+	spool    *layer.Spool // packages decompressed ahead, while layers are made
 }
 
 // Build makes the images. What it writes into the output directory is whole;

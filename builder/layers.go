@@ -107,25 +107,35 @@ func (b *build) layers(ctx context.Context, roles []*profile.Profile) (*layers, 
 			return nil, err
 		}
 		defer unlock()
-		lower, err := b.baseTree(ctx, base, slices.Collect(maps.Values(missing)), tools)
+		onTop := sortedPlans(missing)
+		if !haveLoader {
+			onTop = append(onTop, tools)
+		}
+		if b.spool, err = b.newSpool(); err != nil {
+			return nil, err
+		}
+		defer b.spool.Close()
+		lower, err := b.baseTree(ctx, base, onTop)
 		if err != nil {
 			return nil, err
 		}
 		g, gctx := errgroup.WithContext(ctx)
 		g.SetLimit(3)
-		if !haveBase {
-			g.Go(func() (err error) { out.base, err = b.compressBase(gctx, base, lower); return err })
-		}
-		if !haveLoader {
-			g.Go(func() (err error) { out.loader, err = b.makeLoader(gctx, tools, lower); return err })
-		}
 		results := make(chan madeLayer, len(missing))
-		for _, pl := range sortedPlans(missing) {
-			g.Go(func() error {
+		for _, pl := range onTop {
+			g.Go(func() (err error) {
+				if pl.key == tools.key {
+					out.loader, err = b.makeLoader(gctx, pl, lower)
+					return err
+				}
 				l, err := b.makePackages(gctx, pl, lower)
 				results <- l
 				return err
 			})
+		}
+		if !haveBase {
+			// Scripts run one after the other, so the base is compressed beside them.
+			g.Go(func() (err error) { out.base, err = b.compressBase(gctx, base, lower); return err })
 		}
 		err = g.Wait()
 		close(results)
@@ -185,11 +195,13 @@ func (b *build) fetch(ctx context.Context, plans ...plan) error {
 
 // baseTree returns the directory of the unpacked and configured base, which
 // package layers are made on top of.
-func (b *build) baseTree(ctx context.Context, base plan, others []plan, tools plan) (string, error) {
+//
+// The packages of onTop, which come next, are fetched too.
+func (b *build) baseTree(ctx context.Context, base plan, onTop []plan) (string, error) {
 	if dir, ok := b.Cache.Tree(base.key); ok {
-		return dir, b.fetch(ctx, append(others, tools)...)
+		return dir, b.fetch(ctx, onTop...)
 	}
-	if err := b.fetch(ctx, append(append(others, tools), base)...); err != nil {
+	if err := b.fetch(ctx, append([]plan{base}, onTop...)...); err != nil {
 		return "", err
 	}
 	w, err := b.Cache.NewTree(base.key)
@@ -197,7 +209,7 @@ func (b *build) baseTree(ctx context.Context, base plan, others []plan, tools pl
 		return "", err
 	}
 	defer w.Abort()
-	if err := b.install(ctx, base, w.Dir(), ""); err != nil {
+	if err := b.install(ctx, base, w.Dir(), "", onTop...); err != nil {
 		return "", err
 	}
 	return w.Commit()
@@ -209,8 +221,9 @@ func plainModule(path string) (string, deb.Convert) {
 	return name, plain
 }
 
-// install unpacks and configures a plan's packages in dir, on top of lower.
-func (b *build) install(ctx context.Context, pl plan, dir, lower string) error {
+// install unpacks and configures a plan's packages in dir, on top of lower; idle
+// processors decompress the packages of the plans that come next.
+func (b *build) install(ctx context.Context, pl plan, dir, lower string, next ...plan) error {
 	policy, err := boot.NewModulePolicy()
 	if err != nil {
 		return err
@@ -223,20 +236,53 @@ func (b *build) install(ctx context.Context, pl plan, dir, lower string) error {
 	in := layer.Input{
 		Name: pl.title, Dir: dir, Work: work, Lower: lower, Date: b.date(), Transform: plainModule,
 		Keep:    func(p string) bool { return layer.KeepDefault(p) && policy.Keep(p) },
-		Preseed: map[string][]byte{}, ShellOnFailure: b.Shell, Progress: b.Progress,
+		Preseed: map[string][]byte{}, ShellOnFailure: b.Shell, Progress: b.Progress, Spool: b.spool,
 	}
 	for path, content := range pl.preseed {
 		in.Preseed[path] = []byte(content)
 	}
-	for _, p := range pl.packages {
-		path, ok := b.Cache.CheckedBlob(p.SHA256, p.Size)
-		if !ok {
-			return gone(p.Name)
-		}
-		in.Debs = append(in.Debs, layer.Deb{Name: p.Name, Version: p.Version, Arch: p.Arch, Path: path})
+	if in.LogFile, err = b.logFile(pl.title); err != nil {
+		return err
+	}
+	if in.Debs, err = b.debs(pl); err != nil {
+		return err
+	}
+	if in.Ahead, err = b.debs(next...); err != nil {
+		return err
 	}
 	_, err = layer.Build(ctx, in)
 	return err
+}
+
+// debs are the package files of plans.
+func (b *build) debs(plans ...plan) ([]layer.Deb, error) {
+	var out []layer.Deb
+	for _, pl := range plans {
+		for _, p := range pl.packages {
+			path, ok := b.Cache.CheckedBlob(p.SHA256, p.Size)
+			if !ok {
+				return nil, gone(p.Name)
+			}
+			out = append(out, layer.Deb{Name: p.Name, Version: p.Version, Arch: p.Arch, Path: path})
+		}
+	}
+	return out, nil
+}
+
+// logFile is where the scripts' output of a layer is kept, for whoever must find
+// out why one failed. The next build of that layer overwrites it.
+func (b *build) logFile(title string) (string, error) {
+	dir := filepath.Join(b.Cache.Dir(), "logs")
+	return filepath.Join(dir, title+".log"), os.MkdirAll(dir, 0o755)
+}
+
+// newSpool makes room for packages that are decompressed ahead of their use.
+func (b *build) newSpool() (*layer.Spool, error) {
+	dir, err := b.Cache.Scratch()
+	if err != nil {
+		return nil, err
+	}
+	return layer.NewSpool(dir)
 }
 
 // compressBase makes the base layer out of the base tree, and takes the kernel out.

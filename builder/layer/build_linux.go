@@ -98,7 +98,10 @@ func (b *builder) prepare() (err error) {
 	if err := os.Chmod(b.Dir, 0o755); err != nil {
 		return err
 	}
-	if b.logFile, err = os.Create(filepath.Join(b.Work, b.Name+".log")); err != nil {
+	if b.LogFile == "" {
+		b.LogFile = filepath.Join(b.Work, b.Name+".log")
+	}
+	if b.logFile, err = os.Create(b.LogFile); err != nil {
 		return err
 	}
 	b.log = b.logFile

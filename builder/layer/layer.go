@@ -73,8 +73,9 @@ type Input struct {
 	// Preseed are files that stand before any script of this layer runs, by path.
 	Preseed map[string][]byte
 	// Log gets what scripts print, as they print it; may be nil. All of it is
-	// also written to NAME.log in Work.
-	Log io.Writer
+	// also written to LogFile, which is NAME.log in Work if empty.
+	Log     io.Writer
+	LogFile string
 	// ShellOnFailure opens a shell in the sandbox when a script fails.
 	ShellOnFailure bool
 	Progress       progress.Reporter // nil is progress.None

@@ -81,7 +81,7 @@ file, 4 the host lacks something, 5 network, 6 a hash or signature does not fit,
 		ErrWriter:            os.Stderr,
 		// Errors are printed by report, with their mend; cli must not exit by itself.
 		ExitErrHandler: func(*cli.Context, error) {},
-		OnUsageError: usageError,
+		OnUsageError:   usageError,
 		Action: func(c *cli.Context) error {
 			if c.Args().Present() {
 				return fault.New(fault.Usage, "there is no command %q", c.Args().First()).WithMend("see slipway --help")

@@ -119,7 +119,9 @@ func TestExitStatusTellsWhatWentWrong(t *testing.T) {
 func TestErrorsAreJSONWhenAskedFor(t *testing.T) {
 	t.Chdir(t.TempDir())
 	code, _, stderr := call(t, "build", "balancer", "--json")
-	var got struct{ Error struct{ Class, Message, Mend string } }
+	var got struct {
+		Error struct{ Class, Message, Mend string }
+	}
 	if err := json.Unmarshal([]byte(stderr), &got); err != nil {
 		t.Fatalf("%v\n%s", err, stderr)
 	}
