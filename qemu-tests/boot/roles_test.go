@@ -68,7 +68,7 @@ func (n named) userData() []byte {
 
 func vfatAndVersion1(t *testing.T, n named) lab.VM {
 	return lab.VM{
-		Image: n.image("qcow2"), Firmware: lab.UEFI,
+		Image: n.image("qcow2"), Firmware: lab.UEFI, WideAtomics: true, // for HAProxy
 		Seeds: []string{noCloudVFAT(t, seed.Files{
 			MetaData: n.metaData(), UserData: n.userData(),
 			NetworkConfig: []byte(`version: 1

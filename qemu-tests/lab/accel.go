@@ -37,9 +37,16 @@ const AccelEnv = "SLIPWAY_ACCEL"
 // where KVM works needs about a second.
 const probeTime = 20 * time.Second
 
-func (a Accel) args() []string {
-	if a == KVM {
+// args chooses the processor. QEMU 7.2's TCG gets cmpxchg16b wrong when it runs
+// the guest's processors on threads of their own: the kernel's allocator, which
+// uses the instruction if there is one, then corrupts memory. So it is hidden,
+// or, for a guest that cannot do without, the processors take turns on one thread.
+func (a Accel) args(wideAtomics bool) []string {
+	switch {
+	case a == KVM:
 		return []string{"-accel", "kvm", "-cpu", "host"}
+	case wideAtomics:
+		return []string{"-accel", "tcg,thread=single,tb-size=512", "-cpu", "max"}
 	}
 	return []string{"-accel", "tcg,thread=multi,tb-size=512", "-cpu", "max,-cx16"}
 }
@@ -175,7 +182,7 @@ func probe(ctx context.Context, accel Accel, kernel []byte, limit time.Duration)
 	var console bytes.Buffer
 	a := append([]string{"-nodefaults", "-no-user-config", "-display", "none", "-machine", "q35", "-smp", "2", "-m", "512",
 		"-serial", "stdio", "-no-reboot", "-kernel", kernelFile, "-initrd", initrdFile,
-		"-append", "console=ttyS0 panic=-1"}, accel.args()...)
+		"-append", "console=ttyS0 panic=-1"}, accel.args(false)...)
 	cmd := exec.CommandContext(bounded, qemuSystem, a...)
 	cmd.Stdout = &console
 	cmd.Stderr = &console

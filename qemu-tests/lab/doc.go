@@ -18,8 +18,8 @@
 //
 // Acceleration: /dev/kvm opens on machines where a kernel then hangs in it, so
 // KVM is used only after a kernel was seen to boot in it (accel.go). Otherwise
-// TCG, with cmpxchg16b hidden from the guest, since QEMU 7.2 corrupts the
-// guest's memory with it.
+// TCG, with cmpxchg16b hidden from guests that can do without, since QEMU 7.2
+// corrupts the guest's memory with it (Accel.args).
 //
 // Every wait has a deadline, which is the VM's Patience, and an error that says
 // what was missing and shows the end of the serial log. Nothing sleeps for a

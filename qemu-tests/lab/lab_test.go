@@ -61,6 +61,12 @@ func TestTCGHidesCmpxchg16b(t *testing.T) {
 	}
 }
 
+func TestTCGKeepsCmpxchg16bOnOneThreadOnly(t *testing.T) {
+	if got := commandLine(t, complete(t, VM{WideAtomics: true}), TCG); !strings.Contains(got, "tcg,thread=single") || strings.Contains(got, "-cx16") {
+		t.Error(got)
+	}
+}
+
 func TestSecureBootGuardsTheVariablesWithSMM(t *testing.T) {
 	got := commandLine(t, complete(t, VM{Firmware: SecureBoot}), TCG)
 	for _, want := range []string{"-machine q35,smm=on", "driver=cfi.pflash01,property=secure,value=on"} {

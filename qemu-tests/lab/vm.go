@@ -42,6 +42,10 @@ type VM struct {
 	// Kernel, if set, boots this kernel directly, with no firmware or boot loader of the image.
 	Kernel, Initrd, Append string
 
+	// WideAtomics says that programs of the guest need the instruction cmpxchg16b. HAProxy does: it
+	// is compiled in and dies of an invalid opcode without. It makes TCG slower, see accel.go.
+	WideAtomics bool
+
 	Firmware   Firmware // default BIOS
 	CPUs       int      // default 2
 	Memory     int64    // bytes, default 2 GiB
