@@ -23,6 +23,7 @@ import (
 	"github.com/slipwayhq/slipway/firstboot/datasource"
 	"github.com/slipwayhq/slipway/firstboot/node"
 	"github.com/slipwayhq/slipway/firstboot/status"
+	"github.com/slipwayhq/slipway/firstboot/units"
 	"github.com/slipwayhq/slipway/internal/fault"
 )
 
@@ -76,9 +77,15 @@ func daemon(ctx context.Context, stderr io.Writer) error {
 	}
 	again := make(chan os.Signal, 1)
 	signal.Notify(again, syscall.SIGHUP)
+	runner := node.Exec{}
+	bus := units.NewBus(units.Systemctl{Run: func(ctx context.Context, argv ...string) (string, error) {
+		return runner.Run(ctx, node.Command{Argv: argv})
+	}})
+	defer bus.Close()
 	a := &agent.Agent{
 		Root:     "/",
-		Runner:   node.Exec{},
+		Runner:   runner,
+		Units:    bus,
 		Metadata: datasource.Machine(),
 		Socket:   status.Socket,
 		Last:     status.LastReport,

@@ -13,7 +13,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"slices"
 	"strconv"
@@ -30,19 +29,22 @@ import (
 	"github.com/slipwayhq/slipway/firstboot/node"
 	"github.com/slipwayhq/slipway/firstboot/status"
 	"github.com/slipwayhq/slipway/firstboot/steps"
+	"github.com/slipwayhq/slipway/firstboot/units"
 )
 
 const (
-	lookAgain  = 3 * time.Second // for metadata, addresses
-	retryRole  = 5 * time.Second // after a service failed
-	watchRole  = 10 * time.Second
-	settleTime = 20 * time.Second
+	lookAgain     = 3 * time.Second  // for metadata, while there is none
+	describeAgain = 30 * time.Second // for what no event tells of, such as the host name
+	retryRole     = 5 * time.Second  // after a service failed
+	watchRole     = 10 * time.Second
+	settleTime    = 20 * time.Second
 )
 
 // Agent is the daemon.
 type Agent struct {
 	Root     string
 	Runner   node.Runner
+	Units    units.Manager // systemd; nil asks it by systemctl
 	Metadata datasource.Env
 	Watchers []status.Watcher
 	Socket   string             // where to answer; "" is nowhere
@@ -86,7 +88,10 @@ func orUnknown(version string) string {
 
 // load reads what the image and the init say about this node.
 func (a *Agent) load() (*node.Node, error) {
-	n := &node.Node{Root: a.Root, Run: a.Runner, User: &cloudconfig.UserData{}}
+	n := &node.Node{Root: a.Root, Run: a.Runner, Units: a.Units, User: &cloudconfig.UserData{}}
+	if n.Units == nil {
+		n.Units = units.Systemctl{Run: n.Command}
+	}
 	marker, err := os.ReadFile(n.Path("/" + manifest.RolePath))
 	if err != nil {
 		return nil, fmt.Errorf("this is no appliance of slipway: %w", err)
@@ -243,20 +248,20 @@ func (r *run) online(ctx context.Context, all []steps.Step) {
 			}
 		}
 	}
-	for {
-		r.settle()
-		if !sleep(ctx, watchRole) {
-			return
+	r.settle()
+	for sleep(ctx, watchRole) {
+		if r.checkRole(ctx) {
+			r.settle()
 		}
-		r.checkRole(ctx)
 	}
 }
 
-// checkRole looks whether the role's services still run.
-func (r *run) checkRole(ctx context.Context) {
+// checkRole looks whether the role's services still run, and reports whether
+// that has changed.
+func (r *run) checkRole(ctx context.Context) (changed bool) {
 	health, err := steps.CheckRole(ctx, r.node)
 	if ctx.Err() != nil {
-		return
+		return false
 	}
 	problems := append(health.Broken, health.Waiting...)
 	if err != nil {
@@ -264,42 +269,67 @@ func (r *run) checkRole(ctx context.Context) {
 	}
 	up := len(problems) == 0
 	if up == r.node.RoleUp {
-		return
+		return false
 	}
 	r.node.RoleUp = up
-	if up {
-		r.tracker.Step("role").End(nil)
-		return
+	var broken error
+	if !up {
+		broken = errors.New(strings.Join(problems, "; "))
 	}
-	r.tracker.Step("role").End(errors.New(strings.Join(problems, "; ")))
+	r.tracker.Step("role").End(broken)
+	return true
 }
 
-// settle works out the node's state from its steps.
-func (r *run) settle() {
-	report := r.tracker.Report()
-	var failed []string
+// verdict is what a report amounts to.
+type verdict struct {
+	state   status.State
+	failed  []string // steps
+	serious int      // mistakes in the metadata
+}
+
+func (r *run) judge(report status.Report) verdict {
+	var v verdict
 	for _, s := range report.Steps {
 		if s.State == status.Broken {
-			failed = append(failed, s.Name)
+			v.failed = append(v.failed, s.Name)
 		}
 	}
-	serious := 0
 	for _, w := range report.Warnings {
 		if w.Serious {
-			serious++
+			v.serious++
 		}
 	}
-	state := status.Ready
 	switch {
 	case r.node.Seed == nil && r.source.trouble == "":
-		state = status.Unconfigured // what the role lacks is metadata
+		v.state = status.Unconfigured // what the role lacks is metadata
 	case !r.node.RoleUp:
-		state = status.Failed
-	case len(failed) > 0 || serious > 0:
-		state = status.Degraded
+		v.state = status.Failed
+	case len(v.failed) > 0 || v.serious > 0:
+		v.state = status.Degraded
+	default:
+		v.state = status.Ready
 	}
-	r.describe()
-	if state == report.State {
+	return v
+}
+
+// line is the verdict as a line of the story.
+func (v verdict) line(role string, uptime float64) string {
+	line := fmt.Sprintf("node %s (role %s, %.1f s)", v.state, role, uptime)
+	if len(v.failed) > 0 {
+		line += ": failed: " + strings.Join(v.failed, ", ")
+	}
+	if v.serious > 0 {
+		line += fmt.Sprintf("; mistakes in the metadata: %d", v.serious)
+	}
+	return line
+}
+
+// settle works out the node's state from its steps and tells it if it is new.
+func (r *run) settle() {
+	r.describe() // so that whoever waited for the state finds the addresses there
+	report := r.tracker.Report()
+	v := r.judge(report)
+	if v.state == report.State {
 		return
 	}
 	uptime := r.uptime()
@@ -309,19 +339,13 @@ func (r *run) settle() {
 			rep.BootSecs = uptime
 		}
 	})
-	r.tracker.SetState(state)
-	line := fmt.Sprintf("node %s (role %s, %.1f s)", state, r.node.Role.Name, uptime)
-	if len(failed) > 0 {
-		line += ": failed: " + strings.Join(failed, ", ")
-	}
-	if serious > 0 {
-		line += fmt.Sprintf("; mistakes in the metadata: %d", serious)
-	}
+	r.tracker.SetState(v.state)
+	r.describe() // the advice goes by the state
 	level := status.Info
-	if state == status.Degraded || state == status.Failed {
+	if v.state == status.Degraded || v.state == status.Failed {
 		level = status.Warning
 	}
-	r.tracker.Alert(level, func(*status.Report) {}, line)
+	r.tracker.Alert(level, func(*status.Report) {}, v.line(r.node.Role.Name, uptime))
 }
 
 func (r *run) uptime() float64 {
@@ -333,91 +357,32 @@ func (r *run) uptime() float64 {
 
 // watch returns, with the reason, when a new round is due.
 func (r *run) watch(ctx context.Context) string {
-	tick := time.NewTicker(lookAgain)
-	defer tick.Stop()
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	moved := addressEvents(ctx)
+	look, again := time.NewTicker(lookAgain), time.NewTicker(describeAgain)
+	defer look.Stop()
+	defer again.Stop()
+	if r.source.live {
+		look.Stop() // what is in use is read again at the next boot, or when asked for
+	}
+	r.describe()
 	for {
-		r.describe()
 		select {
 		case <-ctx.Done():
 			return ""
 		case <-r.agent.Again:
 			return "asked to go through all steps again"
-		case <-tick.C:
+		case <-moved:
+			r.describe()
+		case <-again.C:
+			r.describe()
+		case <-look.C:
 			if r.source.look(ctx) {
 				return "metadata has appeared"
 			}
 		}
 	}
-}
-
-// describe brings addresses, host name and advice up to date.
-func (r *run) describe() {
-	r.describing.Lock()
-	defer r.describing.Unlock()
-	addresses := addresses()
-	hostname, _ := os.Hostname()
-	report := r.tracker.Report()
-	advice := advise(report, addresses)
-	if slices.Equal(report.Addresses, addresses) && report.Hostname == hostname && slices.Equal(report.Advice, advice) {
-		return
-	}
-	var lines []string
-	if !slices.Equal(report.Addresses, addresses) {
-		for _, a := range addresses {
-			lines = append(lines, fmt.Sprintf("address %s on %s", a.Address, a.Interface))
-		}
-	}
-	r.tracker.Update(func(rep *status.Report) {
-		rep.Addresses, rep.Hostname, rep.Advice = addresses, hostname, advice
-	}, lines...)
-}
-
-// addresses lists what others can reach the node at.
-func addresses() []status.Address {
-	out := []status.Address{}
-	interfaces, err := net.Interfaces()
-	if err != nil {
-		return out
-	}
-	for _, i := range interfaces {
-		if i.Flags&net.FlagLoopback != 0 || i.Flags&net.FlagUp == 0 {
-			continue
-		}
-		found, err := i.Addrs()
-		if err != nil {
-			continue
-		}
-		for _, a := range found {
-			if ip, _, err := net.ParseCIDR(a.String()); err == nil && ip.IsGlobalUnicast() {
-				out = append(out, status.Address{Interface: i.Name, Address: a.String()})
-			}
-		}
-	}
-	return out
-}
-
-// advise tells a person what can be done now.
-func advise(r status.Report, addresses []status.Address) []string {
-	if r.State == status.Unconfigured {
-		return []string{
-			"This node has no metadata yet. Give it some, in one of these ways:",
-			" - attach a CD image labelled cidata with files meta-data and user-data ('slipway seed' makes one);",
-			" - fill in the properties when importing the OVA; set guestinfo.userdata on VMware;",
-			" - use the cloud-init settings of Proxmox or OpenStack.",
-			"It looks every few seconds and needs no restart.",
-		}
-	}
-	if r.State == status.Starting {
-		return nil
-	}
-	if len(r.Logins) == 0 {
-		return []string{"Nobody can log in over ssh: the metadata gives no ssh key."}
-	}
-	if len(addresses) == 0 {
-		return []string{"No address yet."}
-	}
-	host, _, _ := strings.Cut(addresses[0].Address, "/")
-	return []string{fmt.Sprintf("Log in: ssh %s@%s", r.Logins[0], host)}
 }
 
 // sleep reports whether it slept to the end.
@@ -431,35 +396,3 @@ func sleep(ctx context.Context, d time.Duration) bool {
 		return true
 	}
 }
-
-// systemd shows the state in systemctl status.
-type systemd struct{ notify func(string) }
-
-func (s systemd) Show(r status.Report) {
-	text := string(r.State)
-	for _, step := range r.Steps {
-		if step.State == status.Running {
-			if text += ", " + step.Name; step.WaitingFor != "" {
-				text += ": waiting for " + step.WaitingFor
-			}
-		}
-	}
-	s.notify("STATUS=" + strings.Map(func(c rune) rune {
-		if c < ' ' {
-			return ' '
-		}
-		return c
-	}, text))
-}
-
-func (systemd) Line(status.Level, string) {}
-
-// keeper keeps the last report for those who ask when no agent runs.
-type keeper struct{ path string }
-
-func (k keeper) Show(r status.Report) {
-	// One that cannot be kept is no reason to stop: the agent still answers.
-	_ = status.Keep(k.path, r)
-}
-
-func (keeper) Line(status.Level, string) {}

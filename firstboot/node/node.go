@@ -21,6 +21,7 @@ import (
 	"github.com/slipwayhq/slipway/builder/manifest"
 	"github.com/slipwayhq/slipway/firstboot/cloudconfig"
 	"github.com/slipwayhq/slipway/firstboot/netconf"
+	"github.com/slipwayhq/slipway/firstboot/units"
 	"github.com/slipwayhq/slipway/internal/atomicfile"
 )
 
@@ -28,7 +29,9 @@ import (
 type Node struct {
 	Root string // directory of the root file system; "/" on an appliance
 	Run  Runner
-	Role *manifest.Role
+	// Units is the node's systemd, for those who ask it again and again.
+	Units units.Manager
+	Role  *manifest.Role
 	// Boot is the init's record of this boot; empty on a machine without one.
 	Boot bootfacts.Facts
 	// RoleUp says that the role's services run; the role step sets it.

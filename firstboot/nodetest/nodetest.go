@@ -24,6 +24,7 @@ import (
 	"github.com/slipwayhq/slipway/builder/manifest"
 	"github.com/slipwayhq/slipway/firstboot/cloudconfig"
 	"github.com/slipwayhq/slipway/firstboot/node"
+	"github.com/slipwayhq/slipway/firstboot/units"
 )
 
 const (
@@ -171,6 +172,7 @@ func Start(t testing.TB, ports ...manifest.Port) *Node {
 		Role: &manifest.Role{Format: 1, Name: "balancer", Summary: "for tests", Ports: ports},
 		User: &cloudconfig.UserData{}, Report: n.Said,
 	}
+	n.Units = units.Systemctl{Run: n.Command}
 	n.Reopen(t)
 	return n
 }

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/slipwayhq/slipway/firstboot/node"
+	"github.com/slipwayhq/slipway/firstboot/units"
 )
 
 // Role waits until the units run that make the role's service.
@@ -15,8 +16,7 @@ type Role struct{}
 
 func (Role) Name() string { return "role" }
 
-// rolePause is how often systemd is asked; it has no cheaper way to wait for
-// several units at once that would also tell why they are not up.
+// rolePause is how often systemd is asked while units start.
 const rolePause = time.Second
 
 func (Role) Apply(ctx context.Context, n *node.Node) error {
@@ -55,54 +55,37 @@ func CheckRole(ctx context.Context, n *node.Node) (Health, error) {
 	if len(n.Role.Services) == 0 {
 		return h, nil
 	}
-	out, err := n.Command(ctx, append([]string{"systemctl", "show", "--property=Id,LoadState,ActiveState,SubState,Result,ConditionResult,ConditionTimestampMonotonic,UnitFileState,Job", "--"}, n.Role.Services...)...)
+	list, err := n.Units.Units(ctx, n.Role.Services)
 	if err != nil {
 		return h, err
 	}
-	starting := sync.OnceValue(func() bool { return bootUnderWay(ctx, n) })
-	seen := 0
-	for _, block := range strings.Split(strings.TrimSpace(out), "\n\n") {
-		unit := map[string]string{}
-		for _, line := range strings.Split(block, "\n") {
-			key, value, _ := strings.Cut(line, "=")
-			unit[key] = value
-		}
-		if unit["Id"] == "" {
-			continue
-		}
-		seen++
-		id := unit["Id"]
-		queued := unit["Job"] != "" && unit["Job"] != "0"
-		switch {
-		case unit["LoadState"] != "loaded":
-			h.Broken = append(h.Broken, fmt.Sprintf("%s cannot be loaded (%s)", id, unit["LoadState"]))
-		case unit["ActiveState"] == "active" || unit["ActiveState"] == "reloading":
-		case unit["ActiveState"] == "failed" && !queued:
-			h.Broken = append(h.Broken, fmt.Sprintf("%s failed (%s); see: journalctl -u %s", id, unit["Result"], id))
-		case unit["ActiveState"] == "inactive" && !queued && !starting():
-			reason := "nothing has started it"
-			if unit["ConditionResult"] == "no" && unit["ConditionTimestampMonotonic"] != "0" {
-				reason = "its conditions do not hold; see: systemctl status " + id
-			} else if unit["UnitFileState"] == "disabled" || unit["UnitFileState"] == "masked" {
-				reason = "it is " + unit["UnitFileState"]
-			}
-			h.Broken = append(h.Broken, fmt.Sprintf("%s does not run: %s", id, reason))
-		default:
-			h.Waiting = append(h.Waiting, fmt.Sprintf("%s (%s, %s)", id, unit["ActiveState"], unit["SubState"]))
-		}
+	if len(list) < len(n.Role.Services) {
+		return h, fmt.Errorf("systemd told of %d of the role's %d units", len(list), len(n.Role.Services))
 	}
-	if seen < len(n.Role.Services) {
-		return h, fmt.Errorf("systemd told of %d of the role's %d units", seen, len(n.Role.Services))
+	starting := sync.OnceValue(func() bool { return n.Units.Starting(ctx) })
+	for _, u := range list {
+		switch {
+		case u.Load != "loaded":
+			h.Broken = append(h.Broken, fmt.Sprintf("%s cannot be loaded (%s)", u.Name, u.Load))
+		case u.Active == "active" || u.Active == "reloading":
+		case u.Active == "failed" && u.Rest():
+			h.Broken = append(h.Broken, fmt.Sprintf("%s failed (%s); see: journalctl -u %s", u.Name, u.Result, u.Name))
+		case u.Active == "inactive" && u.Rest() && !starting():
+			h.Broken = append(h.Broken, fmt.Sprintf("%s does not run: %s", u.Name, whyNot(u)))
+		default:
+			h.Waiting = append(h.Waiting, fmt.Sprintf("%s (%s, %s)", u.Name, u.Active, u.Sub))
+		}
 	}
 	return h, nil
 }
 
-// bootUnderWay reports whether systemd still works off the jobs of the boot.
-func bootUnderWay(ctx context.Context, n *node.Node) bool {
-	state, _ := n.Command(ctx, "systemctl", "is-system-running") // its exit status says the same once more
-	switch strings.TrimSpace(state) {
-	case "running", "degraded", "maintenance", "stopping":
-		return false
+// whyNot says why an inactive unit is not active.
+func whyNot(u units.Unit) string {
+	switch {
+	case u.Unmet:
+		return "its conditions do not hold; see: systemctl status " + u.Name
+	case u.FileState == "disabled" || u.FileState == "masked":
+		return "it is " + u.FileState
 	}
-	return true
+	return "nothing has started it"
 }
