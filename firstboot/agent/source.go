@@ -40,6 +40,8 @@ type source struct {
 	current      string          // fingerprint of what is in use
 	trouble      string          // what was wrong with the metadata, if anything
 	live         bool            // what is in use was found on the machine
+	traces       string          // of devices, as they were at the last look
+	unlooked     int             // calls of look since then
 }
 
 // find looks for metadata and keeps what it finds.
@@ -105,10 +107,34 @@ func (s *source) search(ctx context.Context, kept *node.Seed, patience time.Dura
 	return datasource.FindWithin(ctx, s.env, patience, interval)
 }
 
+// wholeLook is after how many calls of look everything is read although no
+// device has changed: nothing tells when VMware's guestinfo is set, nor of a
+// medium in a drive that the kernel does not ask.
+const wholeLook = 10
+
+// unchanged reports whether there is no sign of a seed that was not there at
+// the last look.
+func (s *source) unchanged() bool {
+	if s.env.Traces == nil {
+		return false
+	}
+	before := s.traces
+	s.traces = s.env.Traces()
+	s.unlooked++
+	if s.traces == before && s.unlooked < wholeLook {
+		return true
+	}
+	s.unlooked = 0
+	return false
+}
+
 // look reports whether the machine has metadata other than what is in use.
 func (s *source) look(ctx context.Context) bool {
 	if s.live {
 		return false // it is read again at the next boot
+	}
+	if s.unchanged() {
+		return false
 	}
 	env := s.env
 	env.Attempts = 1

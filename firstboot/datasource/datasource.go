@@ -85,6 +85,10 @@ type Env struct {
 	Root string
 	// Devices lists the block devices; nil lists those of Root/sys/class/block.
 	Devices func() ([]Device, error)
+	// Traces changes whenever a device or a medium comes or goes, and costs next
+	// to nothing, so that one can look for seeds that appear without reading
+	// every device each time. nil: nobody knows, and every look is a whole one.
+	Traces func() string
 	// DMI reads a field such as product_serial; nil reads Root/sys/class/dmi/id.
 	DMI func(field string) (string, error)
 	// GuestInfo asks VMware for a key such as guestinfo.ovfEnv. ok is false if

@@ -14,7 +14,7 @@ import (
 
 // Machine is the machine that this program runs on.
 func Machine() Env {
-	env := Env{}.withDefaults()
+	env := Env{Traces: func() string { return traces("/") }}.withDefaults()
 	vendor, _ := env.DMI("sys_vendor")
 	if tool, err := exec.LookPath("vmware-rpctool"); err == nil && strings.Contains(vendor, "VMware") {
 		env.GuestInfo = rpcTool(tool)

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"sort"
 	"strings"
 
@@ -190,48 +189,4 @@ func configDrive(path string, v *volume.Volume) (*content, error) {
 		return nil, err
 	}
 	return s, nil
-}
-
-// listDevices lists the block devices of a machine by its sysfs: CD drives
-// first, since that is where seeds are, then the rest by name.
-func listDevices(root string) ([]Device, error) {
-	names, err := os.ReadDir(filepath.Join(root, "sys/class/block"))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	var out []Device
-	for _, n := range names {
-		name := n.Name()
-		// Loop devices carry our own layers; RAM disks nothing; a floppy drive
-		// that is not there takes seconds to say so.
-		if hasAnyPrefix(name, "loop", "ram", "zram", "fd", "nbd", "drbd", "dm-", "md") {
-			continue
-		}
-		size, err := os.ReadFile(filepath.Join(root, "sys/class/block", name, "size"))
-		if err == nil && strings.TrimSpace(string(size)) == "0" {
-			continue // a card reader without a card
-		}
-		path := filepath.Join(root, "dev", name)
-		out = append(out, Device{Path: "/dev/" + name, Open: func() (Medium, error) { return os.Open(path) }})
-	}
-	sort.SliceStable(out, func(i, j int) bool {
-		a, b := strings.HasPrefix(out[i].Path, "/dev/sr"), strings.HasPrefix(out[j].Path, "/dev/sr")
-		if a != b {
-			return a
-		}
-		return out[i].Path < out[j].Path
-	})
-	return out, nil
-}
-
-func hasAnyPrefix(s string, prefixes ...string) bool {
-	for _, p := range prefixes {
-		if strings.HasPrefix(s, p) {
-			return true
-		}
-	}
-	return false
 }
