@@ -83,8 +83,17 @@ func (m *machine) Line(_ status.Level, text string) {
 
 func (m *machine) insert(t *testing.T, userData string) {
 	t.Helper()
+	m.insertWithNetwork(t, userData, "")
+}
+
+func (m *machine) insertWithNetwork(t *testing.T, userData, network string) {
+	t.Helper()
 	var iso bytes.Buffer
-	if err := seed.NoCloudISO(&iso, seed.Files{MetaData: []byte("instance-id: i\nlocal-hostname: lb1\n"), UserData: []byte(userData)}); err != nil {
+	files := seed.Files{MetaData: []byte("instance-id: i\nlocal-hostname: lb1\n"), UserData: []byte(userData)}
+	if network != "" {
+		files.NetworkConfig = []byte(network)
+	}
+	if err := seed.NoCloudISO(&iso, files); err != nil {
 		t.Fatal(err)
 	}
 	m.mu.Lock()
@@ -243,6 +252,58 @@ func TestAMistakeInTheMetadataMakesTheNodeDegradedAndTheRestWorks(t *testing.T) 
 	}
 	if !slices.Equal(r.Logins, []string{"ada"}) {
 		t.Errorf("logins %q", r.Logins)
+	}
+}
+
+const (
+	soundNetwork  = "version: 2\nethernets:\n  ens3:\n    addresses: [192.0.2.10/24]\n"
+	brokenNetwork = "version: 2\nethernets:\n  ens3:\n    addresses: [192.0.2.10/99]\n"
+)
+
+func TestABrokenNetworkConfigurationMakesTheNodeDegradedAndLetsPeopleIn(t *testing.T) {
+	m := start(t)
+	m.set("haproxy.service", "active")
+	m.insertWithNetwork(t, "#cloud-config\nssh_authorized_keys: ['"+key+"']\n", brokenNetwork)
+	m.powerOn(t)
+	r := m.untilState(t, status.Degraded)
+	if !slices.Equal(r.Logins, []string{"slipway"}) || m.File(t, "/etc/hostname") != "lb1\n" {
+		t.Errorf("logins %q, host name %q", r.Logins, m.File(t, "/etc/hostname"))
+	}
+	if !strings.Contains(m.File(t, "/etc/systemd/network/10-slipway-default.network"), "DHCP=") {
+		t.Error("no DHCP")
+	}
+	mistake := slices.IndexFunc(r.Warnings, func(w node.Warning) bool { return w.Serious })
+	if mistake < 0 || r.Warnings[mistake].Where != "NoCloud (/dev/sr0): network-config:4" {
+		t.Errorf("warnings: %+v", r.Warnings)
+	}
+	if screen := r.Screen(time.Now()); !strings.Contains(screen, "network-config:4") || !strings.Contains(screen, "every network card uses DHCP") {
+		t.Errorf("the console says\n%s", screen)
+	}
+	m.insertWithNetwork(t, "#cloud-config\nssh_authorized_keys: ['"+key+"']\n", soundNetwork)
+	m.untilState(t, status.Ready)
+	if got := m.File(t, "/etc/systemd/network/10-slipway-ens3.network"); !strings.Contains(got, "192.0.2.10/24") {
+		t.Errorf("network after it was put right:\n%s", got)
+	}
+}
+
+func TestANodeThatHadANetworkKeepsItWhenTheNewOneIsBroken(t *testing.T) {
+	m := start(t)
+	m.set("haproxy.service", "active")
+	m.insertWithNetwork(t, "#cloud-config\nssh_authorized_keys: ['"+key+"']\n", soundNetwork)
+	off := m.powerOn(t)
+	m.untilState(t, status.Ready)
+	off()
+	m.insertWithNetwork(t, "#cloud-config\nusers: [{name: ada, ssh_authorized_keys: ['"+key+"']}]\n", brokenNetwork)
+	for range 2 {
+		off = m.powerOn(t)
+		r := m.untilState(t, status.Degraded)
+		if !slices.Equal(r.Logins, []string{"ada"}) {
+			t.Errorf("logins %q: the rest of the new metadata is not in effect", r.Logins)
+		}
+		if got := m.File(t, "/etc/systemd/network/10-slipway-ens3.network"); !strings.Contains(got, "192.0.2.10/24") {
+			t.Errorf("network:\n%s", got)
+		}
+		off()
 	}
 }
 

@@ -13,6 +13,7 @@ import (
 
 	"github.com/slipwayhq/slipway/firstboot/cloudconfig"
 	"github.com/slipwayhq/slipway/firstboot/datasource"
+	"github.com/slipwayhq/slipway/firstboot/netconf"
 	"github.com/slipwayhq/slipway/firstboot/node"
 	"github.com/slipwayhq/slipway/internal/atomicfile"
 )
@@ -39,7 +40,7 @@ type source struct {
 	settled      <-chan struct{} // closed once udev knows all devices of the boot
 	current      string          // fingerprint of what is in use
 	trouble      string          // what was wrong with the metadata, if anything
-	live         bool            // what is in use was found on the machine
+	live         bool            // what is in use was found on the machine, whole and sound
 	traces       string          // of devices, as they were at the last look
 	unlooked     int             // calls of look since then
 }
@@ -71,7 +72,11 @@ func (s *source) find(ctx context.Context) (*node.Seed, error) {
 		if err != nil {
 			return nil, err
 		}
-		s.live, s.current = true, seed.Fingerprint
+		if md.NetworkError != nil {
+			withoutNetwork(seed, md.NetworkError, kept)
+		}
+		// A seed that is put right, or another CD, must be taken up at once.
+		s.live, s.current = md.NetworkError == nil, seed.Fingerprint
 		return seed, s.keep(seed)
 	}
 	if kept != nil {
@@ -172,6 +177,24 @@ func seedOf(md *datasource.Metadata) (*node.Seed, error) {
 		seed.Slipway = string(block)
 	}
 	return seed, nil
+}
+
+// withoutNetwork makes do where the network configuration cannot be used: the
+// node keeps the network that it had, or has DHCP on every card, and says so.
+func withoutNetwork(seed *node.Seed, why error, kept *node.Seed) {
+	var mistakes netconf.Mistakes
+	if errors.As(why, &mistakes) {
+		for _, m := range mistakes {
+			seed.Warnings = append(seed.Warnings, node.Warning{Where: fmt.Sprintf("%s:%d", m.File, m.Line), Message: m.Text, Serious: true})
+		}
+	} else {
+		seed.Warnings = append(seed.Warnings, node.Warning{Where: "metadata", Message: why.Error(), Serious: true})
+	}
+	instead := "every network card uses DHCP"
+	if kept != nil && kept.Network != nil {
+		seed.Network, instead = kept.Network, "the network stays as it was"
+	}
+	seed.Warnings = append(seed.Warnings, node.Warning{Where: "metadata", Message: "the network configuration cannot be used: " + instead})
 }
 
 func (s *source) keep(seed *node.Seed) error {

@@ -69,7 +69,11 @@ type Metadata struct {
 
 	UserData   []byte // as given; the transport's base64 and gzip are undone
 	VendorData []byte
-	Network    *netconf.Config // nil: nothing was said
+	Network    *netconf.Config // nil: nothing was said, or nothing that can be used
+	// NetworkError is what is wrong with the network configuration. The rest of
+	// the seed counts all the same: without its users and keys, nobody could get
+	// in to see what is wrong.
+	NetworkError error
 
 	Warnings    []string
 	Fingerprint string // changes whenever anything in the seed does
@@ -149,6 +153,7 @@ func IsNone(err error) bool {
 // Its error is a *NoneError, a *NeedsNetworkError, or says what is wrong with
 // the seed. A seed that is there and broken is an error even if another one is
 // sound: a node that silently took the second would be configured by accident.
+// A network configuration that is broken by itself is Metadata.NetworkError.
 func Find(ctx context.Context, env Env) (*Metadata, error) {
 	s := search{ctx: ctx, env: env.withDefaults()}
 	found, err := s.all()
@@ -194,7 +199,8 @@ type content struct {
 	metaName, networkName string
 	meta, user, vendor    []byte
 	network               []byte
-	openStack             bool // meta and network are OpenStack's JSON
+	networkErr            error // the network could not even be unpacked
+	openStack             bool  // meta and network are OpenStack's JSON
 
 	// What the source says outside of meta-data.
 	instanceID, hostname, password, keys string
@@ -235,8 +241,22 @@ func (s *content) read() (*Metadata, error) {
 	if s.hostname != "" {
 		md.setHostname(s.hostname)
 	}
+	md.readNetwork(s, inline)
+	return md, nil
+}
+
+// readNetwork reads the network configuration: the seed's file, or else what
+// stands inside its meta-data.
+func (m *Metadata) readNetwork(s *content, inline []byte) {
 	network, name := s.network, s.networkName
-	if network == nil && inline != nil {
+	switch {
+	case s.networkErr != nil:
+		m.NetworkError = s.networkErr
+		return
+	case network != nil: // wins over what stands inside meta-data, right or wrong
+	case m.NetworkError != nil:
+		return
+	case inline != nil:
 		network, name = inline, s.metaName+", network"
 	}
 	parse := netconf.Parse
@@ -244,14 +264,10 @@ func (s *content) read() (*Metadata, error) {
 		parse = netconf.ParseOpenStack
 	}
 	cfg, warnings, err := parse(s.file(name), network)
-	if err != nil {
-		return nil, err
-	}
-	md.Network = cfg
+	m.Network, m.NetworkError = cfg, err
 	for _, w := range warnings {
-		md.Warnings = append(md.Warnings, w.String())
+		m.Warnings = append(m.Warnings, w.String())
 	}
-	return md, nil
 }
 
 func (m *Metadata) warn(format string, args ...any) {

@@ -458,7 +458,6 @@ func TestWhatIsWrongIsNamedWithSourceFileAndLine(t *testing.T) {
 		"broken YAML":       {machine{disks: with(func(f *seed.Files) { f.MetaData = []byte("a: 1\nb: [1\nc: 2\n") })}, "NoCloud (/dev/sr0): meta-data:"},
 		"tab":               {machine{disks: with(func(f *seed.Files) { f.MetaData = []byte("a: 1\n\tb: 2\n") })}, "meta-data:2: not valid YAML"},
 		"no mapping":        {machine{disks: with(func(f *seed.Files) { f.MetaData = []byte("\n- one\n") })}, "meta-data:2: must hold keys"},
-		"broken network":    {machine{disks: with(func(f *seed.Files) { f.NetworkConfig = []byte("version: 2\nethernets:\n  a:\n    dhcp4: perhaps\n") })}, "NoCloud (/dev/sr0): network-config:4: dhcp4"},
 		"nothing in it":     {machine{disks: map[string][]byte{"/dev/sr0": relabel(t, "cidata")}}, "neither meta-data nor user-data; it holds ovf-env.xml"},
 		"wrong drive":       {machine{disks: map[string][]byte{"/dev/sr0": relabel(t, "config-2")}}, "neither openstack/latest/meta_data.json"},
 		"truncated ISO":     {machine{disks: map[string][]byte{"/dev/sr0": whole[:50000]}}, "truncated"},
@@ -473,6 +472,49 @@ func TestWhatIsWrongIsNamedWithSourceFileAndLine(t *testing.T) {
 		if fault.Of(err) != fault.Input || !strings.Contains(err.Error(), c.want) || fault.Mend(err) == "" {
 			t.Errorf("%s: got %v, %v (mend %q)\nwant %s", name, md, err, fault.Mend(err), c.want)
 		}
+	}
+}
+
+func TestABrokenNetworkConfigurationLeavesTheRestOfTheSeed(t *testing.T) {
+	const broken = "version: 2\nethernets:\n  a:\n    dhcp4: perhaps\n    mtu: many\n"
+	f := example()
+	f.NetworkConfig = []byte(broken)
+	inline := example()
+	inline.NetworkConfig, inline.MetaData = nil, append(inline.MetaData, "network: {version: 3}\n"...)
+	for name, c := range map[string]struct {
+		m    machine
+		want []string
+	}{
+		"two mistakes":    {machine{disks: map[string][]byte{"/dev/sr0": noCloud(t, f)}}, []string{"NoCloud (/dev/sr0): network-config:4: dhcp4", "network-config:5: mtu"}},
+		"no YAML":         {machine{disks: map[string][]byte{"/dev/sr0": noCloud(t, seed.Files{MetaData: f.MetaData, NetworkConfig: []byte("a: [\n")})}}, []string{"network-config:"}},
+		"in meta-data":    {machine{disks: map[string][]byte{"/dev/sr0": noCloud(t, inline)}}, []string{"meta-data, network:1: version"}},
+		"OpenStack":       {machine{disks: map[string][]byte{"/dev/sr0": drive(t, seed.ConfigDrive{MetaData: []byte(`{"hostname": "db1"}`), NetworkData: []byte("{\n\"links\": 7}")})}}, []string{"network_data.json:2: links"}},
+		"VMware encoding": {machine{guest: map[string]string{"guestinfo.metadata": "local-hostname: db1\nnetwork: '%%'\nnetwork.encoding: base64\n"}}, []string{"guestinfo.metadata: network: "}},
+		"OVF encoding":    {machine{guest: map[string]string{"guestinfo.ovfEnv": "<Environment xmlns='http://schemas.dmtf.org/ovf/environment/1'><PropertySection><Property key='hostname' value='db1'/><Property key='network-config' value='H4sIAAAA'/></PropertySection></Environment>"}}, []string{"property network-config: "}},
+	} {
+		md, err := c.m.find(t)
+		if err != nil {
+			t.Errorf("%s: the whole seed is refused: %v", name, err)
+			continue
+		}
+		if md.Hostname != "db1" || md.Network != nil || fault.Of(md.NetworkError) != fault.Input || fault.Mend(md.NetworkError) == "" {
+			t.Errorf("%s: host name %q, network %+v, error %v", name, md.Hostname, md.Network, md.NetworkError)
+			continue
+		}
+		for _, want := range c.want {
+			if !strings.Contains(md.NetworkError.Error(), want) {
+				t.Errorf("%s: %v\nlacks %s", name, md.NetworkError, want)
+			}
+		}
+	}
+}
+
+func TestAFileNetworkConfigWinsOverABrokenOneInMetaData(t *testing.T) {
+	f := example()
+	f.MetaData = append(f.MetaData, "network: '%%'\nnetwork.encoding: base64\n"...)
+	m := machine{disks: map[string][]byte{"/dev/sr0": noCloud(t, f)}}
+	if md := m.mustFind(t); md.NetworkError != nil || md.Network == nil {
+		t.Errorf("network %+v, error %v", md.Network, md.NetworkError)
 	}
 }
 

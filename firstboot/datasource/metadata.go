@@ -54,7 +54,8 @@ var ignoredMeta = map[string]bool{
 }
 
 // readMeta reads meta-data of NoCloud and VMware. It returns the network
-// configuration that may stand in it.
+// configuration that may stand in it; one that cannot be unpacked is no error
+// of the meta-data but NetworkError.
 func (m *Metadata) readMeta(file string, data []byte) (network []byte, err error) {
 	root, err := parseYAML(file, data)
 	if root == nil || err != nil {
@@ -95,7 +96,7 @@ func (m *Metadata) readMeta(file string, data []byte) (network []byte, err error
 			if v.Kind == yaml.ScalarNode {
 				network = []byte(v.Value)
 			} else if network, err = yaml.Marshal(v); err != nil {
-				return nil, fault.New(fault.Input, "%snetwork: %v", at, err)
+				m.NetworkError = fault.New(fault.Input, "%snetwork: %v", at, err)
 			}
 		case "network.encoding":
 			encoding = text()
@@ -109,7 +110,8 @@ func (m *Metadata) readMeta(file string, data []byte) (network []byte, err error
 	}
 	if network != nil && encoding != "" {
 		if network, err = decode(encoding, string(network)); err != nil {
-			return nil, fault.New(fault.Input, "%s: network: %w", file, err)
+			m.NetworkError = fault.New(fault.Input, "%s: network: %w", file, err).
+				WithMend("Encode the network configuration as network.encoding says: base64 or gzip+base64.")
 		}
 	}
 	return network, nil

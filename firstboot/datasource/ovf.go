@@ -112,8 +112,12 @@ func ovfSeed(location, name string, data []byte) (*content, error) {
 			continue
 		}
 		if *to, err = decodeMaybe(p.value); err != nil {
-			return nil, fault.New(fault.Input, "%s: property %s: %w", out.file(name), p.key, err).
+			err := fault.New(fault.Input, "%s: property %s: %w", out.file(name), p.key, err).
 				WithMend("Give the file's content as base64, plain or packed by gzip before.")
+			if to != &out.network {
+				return nil, err
+			}
+			out.networkErr = err
 		}
 	}
 	if !some {

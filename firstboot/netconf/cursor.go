@@ -21,7 +21,7 @@ import (
 type report struct {
 	file     string
 	warnings []Warning
-	problems []string
+	problems Mistakes
 }
 
 // maxProblems bounds the list in the error: after that many, the document is
@@ -34,7 +34,7 @@ func (r *report) fail(n *yaml.Node, format string, args ...any) {
 
 func (r *report) failAt(line int, format string, args ...any) {
 	if len(r.problems) < maxProblems {
-		r.problems = append(r.problems, fmt.Sprintf("%s:%d: ", r.file, line)+fmt.Sprintf(format, args...))
+		r.problems = append(r.problems, Warning{File: r.file, Line: line, Text: fmt.Sprintf(format, args...)})
 	}
 }
 
@@ -46,7 +46,7 @@ func (r *report) err() error {
 	if len(r.problems) == 0 {
 		return nil
 	}
-	return fault.New(fault.Input, "%s", strings.Join(r.problems, "\n")).
+	return fault.New(fault.Input, "%w", r.problems).
 		WithMend("Correct the network configuration in the seed and start the node again.")
 }
 
@@ -75,7 +75,8 @@ func load(r *report, data []byte) (value, bool) {
 	case errors.Is(err, io.EOF):
 		return value{}, false
 	case err != nil:
-		r.problems = append(r.problems, yamlProblem(r.file, err))
+		line, text := yamlProblem(err)
+		r.failAt(line, "not valid YAML: %s", text)
 		return value{}, false
 	}
 	if doc.Kind != yaml.DocumentNode || len(doc.Content) == 0 {
@@ -86,13 +87,15 @@ func load(r *report, data []byte) (value, bool) {
 
 var yamlLine = regexp.MustCompile(`^yaml: line (\d+): `)
 
-// yamlProblem puts the YAML library's message into the form file:line: text.
-func yamlProblem(file string, err error) string {
-	text := err.Error()
+// yamlProblem takes the line out of the YAML library's message.
+func yamlProblem(err error) (line int, text string) {
+	text = err.Error()
+	line = 1
 	if m := yamlLine.FindStringSubmatch(text); m != nil {
-		return fmt.Sprintf("%s:%s: not valid YAML: %s", file, m[1], strings.TrimPrefix(text, m[0]))
+		line, _ = strconv.Atoi(m[1])
+		text = strings.TrimPrefix(text, m[0])
 	}
-	return fmt.Sprintf("%s:1: not valid YAML: %s", file, strings.TrimPrefix(text, "yaml: "))
+	return line, strings.TrimPrefix(text, "yaml: ")
 }
 
 func resolve(n *yaml.Node) *yaml.Node {

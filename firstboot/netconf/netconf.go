@@ -12,7 +12,7 @@
 // Out go .link, .netdev and .network files (systemd.link(5), systemd.netdev(5),
 // systemd.network(5)). What a format has and this package has not is never
 // swallowed: it comes back as a Warning with file and line. What is wrong is
-// an error that lists every mistake found, each with its line.
+// an error, Mistakes, that lists every mistake found, each with its line.
 //
 // An interface that the configuration matches by MAC address is matched by its
 // permanent address: a VLAN or a bridge inherits the MAC of the interface
@@ -27,6 +27,7 @@ package netconf
 import (
 	"fmt"
 	"net/netip"
+	"strings"
 	"time"
 )
 
@@ -161,7 +162,7 @@ type BridgeOptions struct {
 	PathCost, PortPriority                   map[string]int // by member ID
 }
 
-// Warning is something in the configuration that has no effect.
+// Warning is something in the configuration that has no effect as written.
 type Warning struct {
 	File string
 	Line int
@@ -170,6 +171,19 @@ type Warning struct {
 
 // String reads as a compiler's message.
 func (w Warning) String() string { return fmt.Sprintf("%s:%d: %s", w.File, w.Line, w.Text) }
+
+// Mistakes is the error of a configuration that cannot be used: all that is
+// wrong in it.
+type Mistakes []Warning
+
+// Error lists them, each on its line.
+func (m Mistakes) Error() string {
+	lines := make([]string, len(m))
+	for i, w := range m {
+		lines[i] = w.String()
+	}
+	return strings.Join(lines, "\n")
+}
 
 // Default is the network of a node that was told nothing: DHCP on every
 // network card. It is a Config like any other, with one Link that matches by
