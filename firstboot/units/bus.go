@@ -20,6 +20,7 @@ type Bus struct {
 
 	mu   sync.Mutex
 	conn *dbus.Conn // nil: not connected
+	end  func()     // ends the connection's context
 }
 
 // NewBus asks the systemd of this machine, and the fallback where that one's
@@ -38,8 +39,26 @@ func (b *Bus) Close() {
 func (b *Bus) hangUp() {
 	if b.conn != nil {
 		b.conn.Close()
+		b.end()
 		b.conn = nil
 	}
+}
+
+// call makes a connection. One ends with the context that it is made with, and
+// must outlive the question that it is made for; yet a systemd that accepts and
+// says nothing must not hold up the agent.
+func (b *Bus) call(ctx context.Context) error {
+	life, end := context.WithCancel(context.WithoutCancel(ctx))
+	limit := time.AfterFunc(answerTime, end)
+	defer limit.Stop()
+	defer context.AfterFunc(ctx, end)()
+	conn, err := b.dial(life)
+	if err != nil {
+		end()
+		return err
+	}
+	b.conn, b.end = conn, end
+	return nil
 }
 
 // Units implements Manager.
@@ -83,18 +102,14 @@ func (b *Bus) ask(ctx context.Context, question func(context.Context, *dbus.Conn
 		}
 		b.hangUp()
 	}
-	// A connection ends with the context that it is made with, and must outlive
-	// the one question.
-	conn, err := b.dial(context.WithoutCancel(ctx))
+	if err := b.call(ctx); err != nil {
+		return err
+	}
+	err := answer(ctx, b.conn, question)
 	if err != nil {
-		return err
-	}
-	b.conn = conn
-	if err := answer(ctx, conn, question); err != nil {
 		b.hangUp()
-		return err
 	}
-	return nil
+	return err
 }
 
 func answer(ctx context.Context, conn *dbus.Conn, question func(context.Context, *dbus.Conn) error) error {

@@ -121,9 +121,9 @@ func (m *manager) reexec() {
 }
 
 func (m *manager) bus(t *testing.T, fallback Manager) *Bus {
-	b := &Bus{fallback: fallback, dial: func(context.Context) (*systemd.Conn, error) {
+	b := &Bus{fallback: fallback, dial: func(ctx context.Context) (*systemd.Conn, error) {
 		return systemd.NewConnection(func() (*dbus.Conn, error) {
-			conn, err := dbus.Dial("unix:path=" + m.path)
+			conn, err := dbus.Dial("unix:path="+m.path, dbus.WithContext(ctx))
 			if err != nil {
 				return nil, err
 			}
@@ -207,6 +207,26 @@ func TestAConnectionThatSystemdHasClosedIsMadeAnew(t *testing.T) {
 			t.Error("systemd said that it is running")
 		}
 		m.reexec()
+	}
+}
+
+func TestASystemdThatSaysNothingHoldsUpNobodyWhoIsStopped(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "private")
+	listener, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	ctx, stop := context.WithCancel(t.Context())
+	go func() {
+		if conn, err := listener.Accept(); err == nil {
+			defer conn.Close()
+			stop()
+			io.Copy(io.Discard, conn) // until the other side gives up
+		}
+	}()
+	if _, err := (&manager{path: path}).bus(t, absent{t}).Units(ctx, []string{"a.service"}); err == nil {
+		t.Error("an answer out of nothing")
 	}
 }
 
