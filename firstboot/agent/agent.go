@@ -243,7 +243,7 @@ func (r *run) online(ctx context.Context, all []steps.Step) {
 				break
 			}
 			r.settle() // the role is not up: that is the node's state until it is
-			if !sleep(ctx, retryRole) {
+			if !r.roleMoves(ctx, err) {
 				return
 			}
 		}
@@ -254,6 +254,22 @@ func (r *run) online(ctx context.Context, all []steps.Step) {
 			r.settle()
 		}
 	}
+}
+
+// roleMoves waits until something else is wrong with the role than what was, or
+// nothing. It reports false if ctx ends before. To apply the step again and
+// again would tell the same story each time.
+func (r *run) roleMoves(ctx context.Context, was error) bool {
+	for sleep(ctx, retryRole) {
+		health, err := steps.CheckRole(ctx, r.node)
+		if err == nil {
+			err = health.Err()
+		}
+		if err == nil || err.Error() != was.Error() {
+			return ctx.Err() == nil
+		}
+	}
+	return false
 }
 
 // checkRole looks whether the role's services still run, and reports whether

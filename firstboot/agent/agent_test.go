@@ -31,6 +31,7 @@ type machine struct {
 	mu       sync.Mutex
 	cd       []byte
 	units    map[string]string // name → ActiveState
+	shown    int               // times that systemctl show was asked
 	remounts []string
 	notified []string
 	lines    []string
@@ -59,6 +60,7 @@ func (m *machine) Run(ctx context.Context, c node.Command) (string, error) {
 	defer m.mu.Unlock()
 	switch {
 	case c.Argv[0] == "systemctl" && c.Argv[1] == "show":
+		m.shown++
 		var b strings.Builder
 		for name, state := range m.units {
 			b.WriteString("Id=" + name + "\nLoadState=loaded\nActiveState=" + state + "\nSubState=x\nResult=exit-code\n\n")
@@ -71,6 +73,24 @@ func (m *machine) Run(ctx context.Context, c node.Command) (string, error) {
 		return "", nil
 	}
 	return m.Node.Node.Run.Run(ctx, c)
+}
+
+func (m *machine) questions() int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.shown
+}
+
+// said counts the lines of the story that begin so.
+func (m *machine) said(beginning string) (times int) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, line := range m.lines {
+		if strings.HasPrefix(line, beginning) {
+			times++
+		}
+	}
+	return times
 }
 
 func (m *machine) Show(status.Report) {}
@@ -316,6 +336,11 @@ func TestAServiceThatFailsIsTheNodesStateUntilItIsBack(t *testing.T) {
 	i := slices.IndexFunc(r.Steps, func(s status.Step) bool { return s.Name == "role" })
 	if !strings.Contains(r.Steps[i].Error, "journalctl -u haproxy.service") {
 		t.Errorf("role: %+v", r.Steps[i])
+	}
+	asked := m.questions()
+	m.until(t, "asking systemd again", func(status.Report) bool { return m.questions() >= asked+3 })
+	if said := m.said("role: haproxy.service failed"); said != 1 {
+		t.Errorf("the same failure was told %d times", said)
 	}
 	m.set("haproxy.service", "active")
 	m.untilState(t, status.Ready)

@@ -2,6 +2,7 @@ package steps
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"sync"
@@ -26,10 +27,10 @@ func (Role) Apply(ctx context.Context, n *node.Node) error {
 		if err != nil {
 			return err
 		}
-		switch {
-		case len(health.Broken) > 0:
-			return fmt.Errorf("%s", strings.Join(health.Broken, "; "))
-		case len(health.Waiting) == 0:
+		if err := health.Err(); err != nil {
+			return err
+		}
+		if len(health.Waiting) == 0 {
 			n.Waiting("")
 			n.RoleUp = true
 			return nil
@@ -47,6 +48,14 @@ func (Role) Apply(ctx context.Context, n *node.Node) error {
 type Health struct {
 	Waiting []string // those that will be up, or may be
 	Broken  []string // those that will not, with the reason
+}
+
+// Err is what is broken, or nil.
+func (h Health) Err() error {
+	if len(h.Broken) == 0 {
+		return nil
+	}
+	return errors.New(strings.Join(h.Broken, "; "))
 }
 
 // CheckRole asks systemd once how the role's units are.
