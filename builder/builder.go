@@ -23,6 +23,7 @@ import (
 	"github.com/slipwayhq/slipway/builder/lock"
 	"github.com/slipwayhq/slipway/builder/manifest"
 	"github.com/slipwayhq/slipway/builder/profile"
+	"github.com/slipwayhq/slipway/builder/registry"
 	"github.com/slipwayhq/slipway/internal/progress"
 )
 
@@ -50,6 +51,9 @@ type Means struct {
 	Fetch        fetch.Options
 	Progress     progress.Reporter
 	Log          logrus.FieldLogger
+	// Registry is where layers that the cache lacks are looked for before they are
+	// made, and where Push puts them; nil is none.
+	Registry *registry.Repository
 }
 
 // Result tells what was built.

@@ -77,18 +77,34 @@ func (b *build) plan(name, title string, p *profile.Profile, packages []lock.Pac
 	return plan{name: name, title: title, packages: packages, preseed: p.Preseed, key: hashKey(parts...)}
 }
 
-// layers makes what the cache does not have yet: the base, the package layers
-// of the roles, and the boot loaders.
-func (b *build) layers(ctx context.Context, roles []*profile.Profile) (*layers, error) {
-	base := b.plan("base", "base", b.profiles.Base, b.lock.Closure("base"), "")
-	tools := b.plan("tools", "tools", b.profiles.Tools, b.lock.Own("tools"), base.key)
-	packages := map[string]plan{} // by key
-	out := &layers{packages: map[string]madeLayer{}}
-	keyOf := map[string]string{}
+// stack is the plans of everything that is made of packages.
+type stack struct {
+	base, tools plan
+	packages    map[string]plan   // by key
+	keyOf       map[string]string // of a role's package layer
+}
+
+// stack plans the layers of the roles.
+func (b *build) stack(roles []*profile.Profile) stack {
+	s := stack{packages: map[string]plan{}, keyOf: map[string]string{}}
+	s.base = b.plan("base", "base", b.profiles.Base, b.lock.Closure("base"), "")
+	s.tools = b.plan("tools", "tools", b.profiles.Tools, b.lock.Own("tools"), s.base.key)
 	for _, p := range roles {
-		pl := b.plan("packages", p.Role, p, b.lock.Own(p.Role), base.key)
-		keyOf[p.Role] = pl.key
-		packages[pl.key] = pl
+		pl := b.plan("packages", p.Role, p, b.lock.Own(p.Role), s.base.key)
+		s.keyOf[p.Role] = pl.key
+		s.packages[pl.key] = pl
+	}
+	return s
+}
+
+// layers makes what neither the cache nor the registry has yet: the base, the
+// package layers of the roles, and the boot loaders.
+func (b *build) layers(ctx context.Context, roles []*profile.Profile) (*layers, error) {
+	st := b.stack(roles)
+	base, tools, packages, keyOf := st.base, st.tools, st.packages, st.keyOf
+	out := &layers{packages: map[string]madeLayer{}}
+	if err := b.pull(ctx, st); err != nil {
+		return nil, err
 	}
 
 	missing := map[string]plan{}

@@ -8,6 +8,7 @@ import (
 
 	"github.com/slipwayhq/slipway/builder"
 	"github.com/slipwayhq/slipway/builder/profile"
+	"github.com/slipwayhq/slipway/builder/registry"
 	"github.com/slipwayhq/slipway/internal/fault"
 	"github.com/slipwayhq/slipway/internal/progress"
 )
@@ -24,11 +25,13 @@ Examples:
   slipway build --all                              # out/<role>.qcow2, out/<role>.ova
   slipway build db-master balancer --format ova
   slipway build gateway --shell-on-failure         # look around where a script failed
-  slipway build --all --mirror file:///srv/debian  # packages from a directory`,
+  slipway build --all --mirror file:///srv/debian  # packages from a directory
+  slipway build --all --layers ci.example.org/images/layers  # what slipway push left there`,
 		Flags: append([]cli.Flag{
 			&cli.BoolFlag{Name: "all", Usage: "build every role"},
 			&cli.StringFlag{Name: "format", Usage: "comma-separated `LIST` of qcow2, ova, vmdk, raw", Value: "qcow2,ova"},
 			&cli.StringFlag{Name: "output", Aliases: []string{"o"}, Usage: "`DIR` for the images", Value: "out"},
+			&cli.StringFlag{Name: "layers", Usage: "look in the OCI `REPOSITORY` for layers that the cache lacks", EnvVars: []string{"SLIPWAY_LAYERS"}},
 			&cli.BoolFlag{Name: "json", Usage: "print what was built as JSON"},
 			&cli.BoolFlag{Name: "shell-on-failure", Usage: "open a shell in the sandbox when a maintainer script fails"},
 			lockFlag(),
@@ -57,6 +60,11 @@ func build(c *cli.Context) error {
 		return err
 	}
 	defer closeCache()
+	if named := c.String("layers"); named != "" && !c.Bool("offline") {
+		if means.Registry, err = registry.New(named); err != nil {
+			return err
+		}
+	}
 	result, err := builder.Build(c.Context, builder.Request{
 		Project: s.project, LockFile: s.lockFile(c), Roles: c.Args().Slice(), Formats: formats,
 		Output: c.String("output"), Shell: c.Bool("shell-on-failure"),
