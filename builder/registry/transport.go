@@ -65,8 +65,9 @@ func watch(r io.Reader, quit context.CancelFunc) *body {
 }
 
 func (b *body) Read(p []byte) (int, error) {
-	n, err := b.r.Read(p)
 	b.timer.Reset(patience)
+	n, err := b.r.Read(p)
+	b.timer.Stop() // the time that a slow disk takes is not the registry's
 	if err != nil && err != io.EOF {
 		b.err = err
 	}
