@@ -547,7 +547,7 @@ func TestAFailedMaintainerScriptShowsItsLogAndItsPackage(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	edited := string(data) + "\npreseed:\n  /usr/bin/adduser: |\n    #!/bin/sh\n    echo no user today >&2\n    exit 7\n"
+	edited := string(data) + "\npreseed:\n  /usr/sbin/adduser: |\n    #!/bin/sh\n    echo no user today >&2\n    exit 7\n"
 	if err := os.WriteFile(path, []byte(edited), 0o644); err != nil {
 		t.Fatal(err)
 	}
