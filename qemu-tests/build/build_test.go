@@ -547,9 +547,9 @@ func TestAFailedMaintainerScriptShowsItsLogAndItsPackage(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	edited := string(data) + "\npreseed:\n  /usr/sbin/adduser: |\n    #!/bin/sh\n    echo no user today >&2\n    exit 7\n"
+	edited := string(data) + "\npreseed:\n  /usr/sbin/adduser: |\n    this is no program\n"
 	if err := os.WriteFile(path, []byte(edited), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	r.refuse(t, 9, []string{"haproxy", "no user today"}, "build", "balancer", "--output", t.TempDir())
+	r.refuse(t, 9, []string{"haproxy", "adduser", "--shell-on-failure", "balancer.log"}, "build", "balancer", "--output", t.TempDir())
 }
