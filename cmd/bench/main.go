@@ -201,6 +201,7 @@ func (b *bench) compare(what string, ours float64, peer string, theirs float64, 
 		f.Ratio = ours / theirs
 	}
 	b.figures = append(b.figures, f)
+	say("%s: %.2f %s; %s: %.2f %s", what, ours, unit, peer, theirs, unit) // a run that is cut short has told what it knows
 }
 
 // sample is one measured run.
