@@ -66,7 +66,7 @@ type version struct {
 
 // initramfs makes the archive with the init and the modules that find the disk.
 func (b *build) initramfs(base madeLayer, initDigest string) (digest string, err error) {
-	key := hashKey(recipe, base.Digest, initDigest, b.date())
+	key := hashKey(recipe, boot.RulesDigest(), base.Digest, initDigest, b.date())
 	if data, ok := b.Cache.Record(initrdRecord, key); ok {
 		if _, ok := b.Cache.Blob(string(data)); ok {
 			return string(data), nil

@@ -1,7 +1,9 @@
 package boot
 
 import (
+	"crypto/sha256"
 	_ "embed"
+	"encoding/hex"
 	"fmt"
 	"path"
 	"strings"
@@ -20,6 +22,13 @@ type rule struct {
 	pattern string // without a trailing slash
 	dir     bool
 	drop    bool
+}
+
+// RulesDigest stands for the lists of modules, in the appliance and in its
+// initramfs: what was made by other lists is not what would be made now.
+func RulesDigest() string {
+	sum := sha256.Sum256([]byte(keepList + "\x00" + initramfsList))
+	return hex.EncodeToString(sum[:])
 }
 
 // NewModulePolicy returns the policy that all appliances follow.

@@ -145,7 +145,7 @@ func (b *bench) setUp() error {
 			return err
 		}
 	}
-	for _, d := range []string{"out", "packages", "workspace", "extra/etc"} {
+	for _, d := range []string{"out", "cache", "packages", "workspace", "extra/etc"} {
 		if err := os.MkdirAll(filepath.Join(tree, "work", d), 0o755); err != nil {
 			return err
 		}
