@@ -29,7 +29,8 @@ type Distribution struct {
 	Components []string      `yaml:"components"`
 	Archives   []ArchiveSpec `yaml:"archives"`
 	Keys       []string      `yaml:"keys"`     // files beside this one, or "debian" for Debian's own
-	Snapshot   string        `yaml:"snapshot"` // URL with {path} and {time}; optional
+	Domain     string        `yaml:"domain"`   // of the distribution's own services; for Snapshot
+	Snapshot   string        `yaml:"snapshot"` // URL with {domain}, {path} and {time}; optional
 
 	Keyring openpgp.EntityList `yaml:"-"`
 	File    string             `yaml:"-"`
@@ -201,7 +202,7 @@ func (d *Distribution) SnapshotLocations(dates map[string]time.Time) fetch.Locat
 		}
 		for _, after := range []time.Duration{6 * time.Hour, 0} {
 			locations[a.Alias] = append(locations[a.Alias], strings.NewReplacer(
-				"{path}", a.Path, "{time}", date.Add(after).UTC().Format("20060102T150405Z")).Replace(d.Snapshot))
+				"{domain}", d.Domain, "{path}", a.Path, "{time}", date.Add(after).UTC().Format("20060102T150405Z")).Replace(d.Snapshot))
 		}
 	}
 	return locations
