@@ -83,9 +83,10 @@ func (s *session) means(c *cli.Context) (builder.Means, func(), error) {
 	return means, func() { store.Close() }, nil
 }
 
-// completeFiles lets the shell complete file names.
+// completeFiles offers flags to a word that begins as one, and else nothing, so
+// that the shell completes file names.
 func completeFiles(c *cli.Context) {
-	if strings.HasPrefix(c.Args().Get(c.NArg()-1), "-") {
+	if args := c.Args().Slice(); len(args) > 0 && strings.HasPrefix(args[len(args)-1], "-") {
 		cli.DefaultCompleteWithFlags(c.Command)(c)
 	}
 }
