@@ -157,7 +157,7 @@ func begin(c *cli.Context) (*session, error) {
 	log.SetLevel(level)
 	switch c.String("log-format") {
 	case "text":
-		log.SetFormatter(&logrus.TextFormatter{DisableTimestamp: !c.Bool("timestamps"), DisableLevelTruncation: true})
+		log.SetFormatter(&logrus.TextFormatter{DisableTimestamp: true, DisableLevelTruncation: true})
 	case "json":
 		log.SetFormatter(&logrus.JSONFormatter{TimestampFormat: time.RFC3339})
 	default:

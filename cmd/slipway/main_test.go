@@ -154,8 +154,49 @@ func TestCompletionIsThereForEveryShell(t *testing.T) {
 			t.Errorf("completion %s: exit status %d, %q", shell, code, stdout)
 		}
 	}
+	for _, command := range []string{"inspect", "diff", "sbom"} { // they leave file names to the shell
+		if code, stdout, stderr := call(t, command, "--generate-bash-completion"); code != 0 || stdout+stderr != "" {
+			t.Errorf("completing %s: exit status %d, %q", command, code, stdout+stderr)
+		}
+	}
 	_, stdout, _ := call(t, "build", "--generate-bash-completion")
 	if roles := strings.Fields(stdout); !slices.Contains(roles, "db-master") {
 		t.Errorf("roles are not completed: %q", stdout)
+	}
+}
+
+func TestTheArchitectureHasALineForEveryPackage(t *testing.T) {
+	root, err := filepath.Abs("../..")
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := os.ReadFile(filepath.Join(root, "docs", "architecture.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, top := range []string{"builder", "cmd", "firstboot", "internal", "qemu-tests"} {
+		err := filepath.WalkDir(filepath.Join(root, top), func(path string, d os.DirEntry, err error) error {
+			if err != nil || !d.IsDir() {
+				return err
+			}
+			if d.Name() == "testdata" {
+				return filepath.SkipDir
+			}
+			sources, err := filepath.Glob(filepath.Join(path, "*.go"))
+			if err != nil || len(sources) == 0 {
+				return err
+			}
+			rel, err := filepath.Rel(root, path)
+			if err != nil {
+				return err
+			}
+			if name := filepath.ToSlash(rel); !strings.Contains(string(text), "`"+name+"`") {
+				t.Errorf("docs/architecture.md has no line for %s", name)
+			}
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
 	}
 }

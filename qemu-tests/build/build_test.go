@@ -541,7 +541,7 @@ func TestAStaleLockIsRefusedWithTheMend(t *testing.T) {
 func TestAFailedMaintainerScriptShowsItsLogAndItsPackage(t *testing.T) {
 	warm(t, "balancer")
 	r := runner{dir: copyProject(t, os.Getuid())}
-	// haproxy's postinst reads this file as shell: an answer that ends it badly.
+	// haproxy's postinst calls adduser, which a preseeded file makes no program.
 	path := filepath.Join(r.dir, "profiles", "balancer.yaml")
 	data, err := os.ReadFile(path)
 	if err != nil {
