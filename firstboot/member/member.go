@@ -1,0 +1,52 @@
+// Package member is a node's own part in its cluster: the block "slipway" of its
+// meta-data, checked. It holds the node's certificates with their private keys,
+// the secrets that its role needs and no others, and the signed plan.
+package member
+
+import (
+	"crypto/x509"
+
+	"github.com/slipwayhq/slipway/firstboot/plan"
+)
+
+// Format is the version of the block's layout.
+const Format = 1
+
+// Purposes of certificates. Each has a key of its own, so that a service which
+// is broken into cannot pass for another.
+const (
+	AgentCert   = "agent"       // the agent's API, both sides; cluster authority
+	ServiceCert = "service"     // what clients see: PostgreSQL, Patroni, HAProxy; cluster authority
+	EtcdCert    = "etcd"        // an etcd member, towards its peers and clients; etcd authority
+	EtcdClient  = "etcd-client" // Patroni towards etcd; etcd authority
+)
+
+// Block is what stands under "slipway" in the meta-data (YAML).
+type Block struct {
+	Format  int    `yaml:"format"`
+	Cluster string `yaml:"cluster"` // name, for people
+	Node    string `yaml:"node"`    // name in the plan
+	// Authority is the certificate of the cluster's authority, PEM.
+	Authority string `yaml:"authority"`
+	// EtcdAuthority signs for etcd alone, PEM; empty where the node has nothing to do with etcd.
+	EtcdAuthority string          `yaml:"etcd_authority,omitempty"`
+	Certificates  map[string]Pair `yaml:"certificates"` // by purpose
+	// Secrets are those that the role needs, by name.
+	Secrets map[string]string `yaml:"secrets,omitempty"`
+	Plan    plan.Signed       `yaml:"plan"`
+}
+
+// Pair is a certificate and its private key, both PEM (PKCS #8).
+type Pair struct {
+	Certificate string `yaml:"certificate"`
+	Key         string `yaml:"key"`
+}
+
+// Member is a node that knows its cluster.
+type Member struct {
+	Block
+	CA   *x509.Certificate // of Block.Authority
+	Plan *plan.Plan        // the newest known one
+	Self plan.Node
+	Site plan.Site
+}

@@ -1,0 +1,207 @@
+// Package plan models what every node of a cluster knows of the whole: which
+// nodes there are, who votes, who may start a database, which virtual addresses
+// there are and where they sit, and the parameters of the roles.
+//
+// A plan is worked out from the topology, once, where the administrator sits
+// (package topology), and signed with the key of the cluster's authority. A node
+// gets it in its seed, and a newer one from any peer: nothing but the signature
+// and the generation decides whether it counts. It holds no secret.
+package plan
+
+import (
+	"net/netip"
+	"slices"
+
+	"github.com/slipwayhq/slipway/internal/fault"
+)
+
+// Format is the version of a plan's layout.
+const Format = 1
+
+// APIPort is where agents answer each other, over mutual TLS.
+const APIPort = 7420
+
+// Plan is a cluster, worked out.
+type Plan struct {
+	Format     int        `json:"format"`
+	Cluster    string     `json:"cluster"`          // name, for people
+	ID         string     `json:"id"`               // SHA-256 of the authority's certificate (DER), hexadecimal
+	Generation int64      `json:"generation"`       // grows with every change; the highest counts
+	Domain     string     `json:"domain,omitempty"` // host names are NODE.DOMAIN
+	Sites      []Site     `json:"sites"`            // sorted by name
+	Nodes      []Node     `json:"nodes"`            // sorted by name
+	VIPs       []VIP      `json:"vips"`             // sorted by name
+	Databases  []Database `json:"databases"`        // sorted by name
+	// Clients are the networks whose computers may use the services on the VIPs.
+	Clients []netip.Prefix `json:"clients"`
+}
+
+// Site is a place with a database cluster of its own.
+type Site struct {
+	Name string `json:"name"`
+	// Scope names the site's database cluster in etcd (Patroni's "scope").
+	Scope string `json:"scope"`
+	// Consensus are the names of the nodes that run an etcd member: an odd number.
+	Consensus []string `json:"consensus"`
+	// Bootstrap is the node that makes the database, or clones the other site's.
+	Bootstrap string `json:"bootstrap,omitempty"`
+	// StandbyOf names the site whose database this one replicates, or is "".
+	StandbyOf string   `json:"standby_of,omitempty"`
+	Postgres  Postgres `json:"postgres"`
+	Patroni   Patroni  `json:"patroni"`
+}
+
+// Postgres are the parameters of a site's databases.
+type Postgres struct {
+	Port           int `json:"port"` // of PostgreSQL on a database node, 5432
+	MaxConnections int `json:"max_connections"`
+	// MaxSlotWALKeep bounds what a replica that stays away may hold back, MiB
+	// (max_slot_wal_keep_size).
+	MaxSlotWALKeep int `json:"max_slot_wal_keep"`
+	// Parameters are settings of postgresql.conf that the topology adds.
+	Parameters map[string]string `json:"parameters,omitempty"`
+}
+
+// Patroni are the times of failover, in seconds (Patroni documentation,
+// "Dynamic Configuration Settings"): loop_wait + 2 * retry_timeout <= ttl.
+type Patroni struct {
+	TTL                 int `json:"ttl"`
+	LoopWait            int `json:"loop_wait"`
+	RetryTimeout        int `json:"retry_timeout"`
+	PrimaryStartTimeout int `json:"primary_start_timeout"`
+	// MaximumLag is how many bytes of WAL a replica may lack to be promoted, and to be read from.
+	MaximumLag int64 `json:"maximum_lag"`
+}
+
+// Node is a machine of the cluster.
+type Node struct {
+	Name    string     `json:"name"`
+	Role    string     `json:"role"` // a profile's name
+	Site    string     `json:"site"`
+	Address netip.Addr `json:"address"` // where its peers reach it: the address on its first NIC
+	// Addresses are those of all its NICs, in their order, with prefix lengths.
+	Addresses []netip.Prefix `json:"addresses"`
+}
+
+// Holder says on which nodes a virtual address sits.
+type Holder string
+
+const (
+	// OnBalancers: on the balancers of the site, whose HAProxy finds the primary.
+	OnBalancers Holder = "balancers"
+	// OnDatabases: on the database node that is the writable primary.
+	OnDatabases Holder = "databases"
+)
+
+// VIP is a virtual address, kept by keepalived.
+type VIP struct {
+	Name     string       `json:"name"`
+	Site     string       `json:"site"`
+	Address  netip.Prefix `json:"address"` // with the prefix length of its network
+	On       Holder       `json:"on"`
+	RouterID int          `json:"router_id"` // VRRP's virtual router identifier, 1..255 (RFC 9568, 5.2.3)
+	// Names are DNS names that certificates for this address carry.
+	Names []string `json:"names,omitempty"`
+	// ReadWrite and ReadOnly are the ports for the primary and for replicas. On
+	// database nodes there is no ReadOnly (0).
+	ReadWrite int `json:"read_write"`
+	ReadOnly  int `json:"read_only,omitempty"`
+}
+
+// Database is a database that the cluster makes for an application. The
+// owner's password is among the cluster's secrets, under PasswordKey.
+type Database struct {
+	Name  string `json:"name"`
+	Owner string `json:"owner"`
+}
+
+// PasswordKey is the name of the owner's password among the secrets.
+func (d Database) PasswordKey() string { return "database-" + d.Owner }
+
+// Names of the secrets of a database cluster.
+const (
+	SuperuserPassword   = "postgres-superuser"
+	ReplicationPassword = "postgres-replication"
+	RewindPassword      = "postgres-rewind"
+)
+
+// Node finds a node by name.
+func (p *Plan) Node(name string) (Node, error) {
+	for _, n := range p.Nodes {
+		if n.Name == name {
+			return n, nil
+		}
+	}
+	return Node{}, fault.New(fault.Input, "the plan of cluster %s has no node %q", p.Cluster, name)
+}
+
+// Site finds a site by name.
+func (p *Plan) Site(name string) (Site, error) {
+	for _, s := range p.Sites {
+		if s.Name == name {
+			return s, nil
+		}
+	}
+	return Site{}, fault.New(fault.Input, "the plan of cluster %s has no site %q", p.Cluster, name)
+}
+
+// DatabaseRole reports whether a role runs PostgreSQL.
+func DatabaseRole(role string) bool { return role == "db-master" || role == "db-replica" }
+
+// DatabaseNodes are the nodes of a site that run PostgreSQL, by name.
+func (p *Plan) DatabaseNodes(site string) []Node {
+	return p.nodes(func(n Node) bool { return n.Site == site && DatabaseRole(n.Role) })
+}
+
+// Balancers are the balancers of a site, by name.
+func (p *Plan) Balancers(site string) []Node {
+	return p.nodes(func(n Node) bool { return n.Site == site && n.Role == "balancer" })
+}
+
+// ConsensusNodes are the nodes of a site that run an etcd member, by name.
+func (p *Plan) ConsensusNodes(site string) []Node {
+	s, err := p.Site(site)
+	if err != nil {
+		return nil
+	}
+	return p.nodes(func(n Node) bool { return slices.Contains(s.Consensus, n.Name) })
+}
+
+// Votes reports whether a node runs an etcd member.
+func (p *Plan) Votes(name string) bool {
+	return slices.ContainsFunc(p.Sites, func(s Site) bool { return slices.Contains(s.Consensus, name) })
+}
+
+// Holders are the nodes that a virtual address may sit on, by name.
+func (p *Plan) Holders(v VIP) []Node {
+	if v.On == OnDatabases {
+		return p.DatabaseNodes(v.Site)
+	}
+	return p.Balancers(v.Site)
+}
+
+// HeldBy are the virtual addresses that may sit on a node.
+func (p *Plan) HeldBy(name string) []VIP {
+	var held []VIP
+	for _, v := range p.VIPs {
+		if slices.ContainsFunc(p.Holders(v), func(n Node) bool { return n.Name == name }) {
+			held = append(held, v)
+		}
+	}
+	return held
+}
+
+// Peers are all nodes but one, by name.
+func (p *Plan) Peers(name string) []Node {
+	return p.nodes(func(n Node) bool { return n.Name != name })
+}
+
+func (p *Plan) nodes(want func(Node) bool) []Node {
+	var found []Node
+	for _, n := range p.Nodes {
+		if want(n) {
+			found = append(found, n)
+		}
+	}
+	return found
+}
