@@ -81,6 +81,10 @@ type Node struct {
 	Address netip.Addr `json:"address"` // where its peers reach it: the address on its first NIC
 	// Addresses are those of all its NICs, in their order, with prefix lengths.
 	Addresses []netip.Prefix `json:"addresses"`
+	// VRRPPriority is the node's on every virtual address that it may hold, 1..254
+	// (RFC 9568, 5.2.4: 255 is for an owner of the address, which heeds no check).
+	// 0: the topology has no wish.
+	VRRPPriority int `json:"vrrp_priority,omitempty"`
 }
 
 // Holder says on which nodes a virtual address sits.
