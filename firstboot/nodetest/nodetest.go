@@ -35,12 +35,13 @@ const (
 )
 
 // Main is the TestMain of a package that uses Start: it makes the Debian tree
-// once and runs the tests again inside fresh namespaces, as their root.
-func Main(m *testing.M) {
+// once and runs the tests again inside fresh namespaces, as their root. The tree
+// has the packages named in more, beside those that every test gets.
+func Main(m *testing.M, more ...string) {
 	if os.Getenv(treeEnv) != "" {
 		os.Exit(m.Run())
 	}
-	tree, err := tree()
+	tree, err := tree(strings.Join(append([]string{packages}, more...), ","))
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "FAIL: these tests need a Debian tree: %v\n  apt-get install %s\n", err, needed)
 		os.Exit(1)
@@ -63,7 +64,7 @@ func Main(m *testing.M) {
 }
 
 // tree makes the Debian tree in the user's cache, once for its list of packages.
-func tree() (string, error) {
+func tree(packages string) (string, error) {
 	cache, err := os.UserCacheDir()
 	if err != nil {
 		return "", err
