@@ -16,7 +16,6 @@ import (
 	"os"
 	"slices"
 	"strconv"
-	"strings"
 	"sync"
 	"time"
 
@@ -35,8 +34,6 @@ import (
 const (
 	lookAgain     = 3 * time.Second  // for metadata, while there is none
 	describeAgain = 30 * time.Second // for what no event tells of, such as the host name
-	retryRole     = 5 * time.Second  // after a service failed
-	watchRole     = 10 * time.Second
 	settleTime    = 20 * time.Second
 )
 
@@ -123,15 +120,23 @@ type run struct {
 	node       *node.Node
 	tracker    *status.Tracker
 	source     *source
-	told       bool // systemd knows that the node is ready to start its services
+	told       bool     // systemd knows that the node is ready to start its services
+	essential  []string // steps without which the role does not come up
 	describing sync.Mutex
+	settling   sync.Mutex
 }
 
 func (r *run) rounds(ctx context.Context) error {
 	r.source.settled = r.settleDevices(ctx)
 	for {
-		local, online := steps.Local(r.source.find), steps.Online(steps.Confirmer{})
-		r.begin(append(slices.Clone(local), online...))
+		local, tasks, online := steps.Local(r.source.find), steps.Cluster(), steps.Online(steps.Confirmer{})
+		all := slices.Clone(local)
+		r.essential = []string{"membership", "role"}
+		for _, task := range tasks {
+			all = append(all, task)
+			r.essential = append(r.essential, task.Name())
+		}
+		r.begin(append(all, online...))
 		for _, step := range local {
 			r.apply(ctx, step)
 			if step.Name() == "datasource" {
@@ -155,7 +160,7 @@ func (r *run) rounds(ctx context.Context) error {
 		ended := make(chan struct{})
 		go func() {
 			defer close(ended)
-			r.online(onlineCtx, online)
+			r.online(onlineCtx, tasks, online)
 		}()
 		why := r.watch(ctx)
 		stop()
@@ -229,146 +234,6 @@ func (r *run) foundMetadata() {
 	if seed != nil {
 		r.tracker.Update(func(*status.Report) {}, "metadata: "+seed.Source)
 	}
-}
-
-// online applies the steps of a node whose services start, then watches the role.
-func (r *run) online(ctx context.Context, all []steps.Step) {
-	for _, step := range all {
-		for {
-			err := r.apply(ctx, step)
-			if ctx.Err() != nil {
-				return
-			}
-			if err == nil || step.Name() != "role" {
-				break
-			}
-			r.settle() // the role is not up: that is the node's state until it is
-			if !r.roleMoves(ctx, err) {
-				return
-			}
-		}
-	}
-	r.settle()
-	for sleep(ctx, watchRole) {
-		if r.checkRole(ctx) {
-			r.settle()
-		}
-	}
-}
-
-// roleMoves waits until something else is wrong with the role than what was, or
-// nothing. It reports false if ctx ends before. To apply the step again and
-// again would tell the same story each time.
-func (r *run) roleMoves(ctx context.Context, was error) bool {
-	for sleep(ctx, retryRole) {
-		health, err := steps.CheckRole(ctx, r.node)
-		if err == nil {
-			err = health.Err()
-		}
-		if err == nil || err.Error() != was.Error() {
-			return ctx.Err() == nil
-		}
-	}
-	return false
-}
-
-// checkRole looks whether the role's services still run, and reports whether
-// that has changed.
-func (r *run) checkRole(ctx context.Context) (changed bool) {
-	health, err := steps.CheckRole(ctx, r.node)
-	if ctx.Err() != nil {
-		return false
-	}
-	problems := append(health.Broken, health.Waiting...)
-	if err != nil {
-		problems = append(problems, err.Error())
-	}
-	up := len(problems) == 0
-	if up == r.node.RoleUp {
-		return false
-	}
-	r.node.RoleUp = up
-	var broken error
-	if !up {
-		broken = errors.New(strings.Join(problems, "; "))
-	}
-	r.tracker.Step("role").End(broken)
-	return true
-}
-
-// verdict is what a report amounts to.
-type verdict struct {
-	state   status.State
-	failed  []string // steps
-	serious int      // mistakes in the metadata
-}
-
-func (r *run) judge(report status.Report) verdict {
-	var v verdict
-	for _, s := range report.Steps {
-		if s.State == status.Broken {
-			v.failed = append(v.failed, s.Name)
-		}
-	}
-	for _, w := range report.Warnings {
-		if w.Serious {
-			v.serious++
-		}
-	}
-	switch {
-	case r.node.Seed == nil && r.source.trouble == "":
-		v.state = status.Unconfigured // what the role lacks is metadata
-	case !r.node.RoleUp:
-		v.state = status.Failed
-	case len(v.failed) > 0 || v.serious > 0:
-		v.state = status.Degraded
-	default:
-		v.state = status.Ready
-	}
-	return v
-}
-
-// line is the verdict as a line of the story.
-func (v verdict) line(role string, uptime float64) string {
-	line := fmt.Sprintf("node %s (role %s, %.1f s)", v.state, role, uptime)
-	if len(v.failed) > 0 {
-		line += ": failed: " + strings.Join(v.failed, ", ")
-	}
-	if v.serious > 0 {
-		line += fmt.Sprintf("; mistakes in the metadata: %d", v.serious)
-	}
-	return line
-}
-
-// settle works out the node's state from its steps and tells it if it is new.
-func (r *run) settle() {
-	r.describe() // so that whoever waited for the state finds the addresses there
-	report := r.tracker.Report()
-	v := r.judge(report)
-	if v.state == report.State {
-		return
-	}
-	uptime := r.uptime()
-	r.tracker.Update(func(rep *status.Report) {
-		rep.Trial = r.node.Boot.Trial
-		if r.node.RoleUp && rep.BootSecs == 0 {
-			rep.BootSecs = uptime
-		}
-	})
-	r.tracker.SetState(v.state)
-	r.describe() // the advice goes by the state
-	level := status.Info
-	if v.state == status.Degraded || v.state == status.Failed {
-		level = status.Warning
-	}
-	r.tracker.Alert(level, func(*status.Report) {}, v.line(r.node.Role.Name, uptime))
-}
-
-func (r *run) uptime() float64 {
-	text, _ := r.node.Read("/proc/uptime")
-	first, _, _ := strings.Cut(string(text), " ")
-	seconds, _ := strconv.ParseFloat(first, 64)
-	return seconds
 }
 
 // watch returns, with the reason, when a new round is due.

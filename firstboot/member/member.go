@@ -5,6 +5,7 @@ package member
 
 import (
 	"crypto/x509"
+	"time"
 
 	"github.com/slipwayhq/slipway/firstboot/plan"
 )
@@ -46,7 +47,9 @@ type Pair struct {
 type Member struct {
 	Block
 	CA   *x509.Certificate // of Block.Authority
-	Plan *plan.Plan        // the newest known one
+	Plan *plan.Plan        // the newest known one that has this node
 	Self plan.Node
 	Site plan.Site
+	// Expires is when the first of the node's certificates does so.
+	Expires time.Time
 }

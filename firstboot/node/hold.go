@@ -9,6 +9,11 @@ import (
 // carry ConditionPathExists=!/run/slipway/hold/UNIT in the image.
 const holdDir = "/run/slipway/hold"
 
+// releasing ends the name of the file that stands there instead while systemd is
+// being asked to start the unit, so that nobody takes it for one that does not
+// start.
+const releasing = ".releasing"
+
 // Hold keeps a unit from being started, by systemd or by a person, until it is
 // released. One that runs already goes on.
 func (n *Node) Hold(unit string) error {
@@ -17,13 +22,23 @@ func (n *Node) Hold(unit string) error {
 }
 
 // Held reports whether a unit is kept from being started.
-func (n *Node) Held(unit string) bool { return n.Exists(filepath.Join(holdDir, unit)) }
+func (n *Node) Held(unit string) bool {
+	file := filepath.Join(holdDir, unit)
+	return n.Exists(file) || n.Exists(file+releasing)
+}
 
 // Release lets a unit start and has it started. It does not wait until it runs.
 func (n *Node) Release(ctx context.Context, unit string) error {
-	if _, err := n.Remove(filepath.Join(holdDir, unit)); err != nil {
+	file := filepath.Join(holdDir, unit)
+	if _, err := n.Write(file+releasing, 0o644, nil); err != nil {
 		return err
 	}
-	_, err := n.Command(ctx, "systemctl", "start", "--no-block", unit)
+	if _, err := n.Remove(file); err != nil {
+		return err
+	}
+	if _, err := n.Command(ctx, "systemctl", "start", "--no-block", unit); err != nil {
+		return err
+	}
+	_, err := n.Remove(file + releasing)
 	return err
 }

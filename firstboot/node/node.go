@@ -20,6 +20,7 @@ import (
 	"github.com/slipwayhq/slipway/builder/boot/bootfacts"
 	"github.com/slipwayhq/slipway/builder/manifest"
 	"github.com/slipwayhq/slipway/firstboot/cloudconfig"
+	"github.com/slipwayhq/slipway/firstboot/member"
 	"github.com/slipwayhq/slipway/firstboot/netconf"
 	"github.com/slipwayhq/slipway/firstboot/units"
 	"github.com/slipwayhq/slipway/internal/atomicfile"
@@ -34,13 +35,13 @@ type Node struct {
 	Role  *manifest.Role
 	// Boot is the init's record of this boot; empty on a machine without one.
 	Boot bootfacts.Facts
-	// RoleUp says that the role's services run; the role step sets it.
-	RoleUp bool
-
 	// Seed is what the platform handed over; nil as long as there is none.
 	Seed *Seed
 	// User is the seed's user-data, read. It is never nil.
 	User *cloudconfig.UserData
+	// Member is the node's part in its cluster; nil on a node that stands alone,
+	// and on one whose part cannot be used. Nobody changes what it points to.
+	Member *member.Member
 
 	// Kept outlives the image version, Local lives and dies with the root file
 	// system of one version. See State.

@@ -1,6 +1,9 @@
 package status
 
-import "time"
+import (
+	"slices"
+	"time"
+)
 
 // Cluster is what a node knows of its cluster. It is nil on a node that belongs
 // to none.
@@ -78,4 +81,33 @@ type Backend struct {
 	Server string `json:"server"` // a node
 	Up     bool   `json:"up"`
 	Check  string `json:"check,omitempty"` // what the last health check said
+}
+
+// Clone is a copy that shares nothing with c.
+func (c *Cluster) Clone() *Cluster {
+	if c == nil {
+		return nil
+	}
+	copied := *c
+	copied.Peers = append([]Peer{}, c.Peers...)
+	copied.VIPs = append([]VIP{}, c.VIPs...)
+	copied.Backends = append([]Backend{}, c.Backends...)
+	copied.Problems = append([]string{}, c.Problems...)
+	if c.Consensus != nil {
+		consensus := *c.Consensus
+		consensus.Members = append([]ConsensusMember{}, c.Consensus.Members...)
+		copied.Consensus = &consensus
+	}
+	if c.Database != nil {
+		database := *c.Database
+		database.Members = slices.Clone(c.Database.Members)
+		for i, m := range database.Members {
+			if m.Lag != nil {
+				lag := *m.Lag
+				database.Members[i].Lag = &lag
+			}
+		}
+		copied.Database = &database
+	}
+	return &copied
 }

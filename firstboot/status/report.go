@@ -56,7 +56,8 @@ type Report struct {
 	Logins     []string       `json:"logins"` // users that can get in over ssh
 	Steps      []Step         `json:"steps"`
 	Warnings   []node.Warning `json:"warnings"`
-	Advice     []string       `json:"advice"` // what a person can do now
+	Advice     []string       `json:"advice"`            // what a person can do now
+	Cluster    *Cluster       `json:"cluster,omitempty"` // nil on a node that stands alone
 }
 
 // Address is one address of the node.
@@ -94,6 +95,7 @@ func (r Report) Clone() Report {
 		steps[i] = s
 	}
 	r.Steps = steps
+	r.Cluster = r.Cluster.Clone()
 	return r
 }
 

@@ -116,10 +116,23 @@ func (h *StepHandle) Start() {
 	h.change(Info, func(s *Step) { s.State, s.Since, s.Error, s.WaitingFor = Running, h.tracker.now().UTC(), "", "" })
 }
 
-// End says how the step ended. A step that changed nothing ends without a word.
+// step is the step as it now is.
+func (h *StepHandle) step() (s Step) {
+	steps := h.tracker.Report().Steps
+	if i := slices.IndexFunc(steps, func(s Step) bool { return s.Name == h.name }); i >= 0 {
+		s = steps[i]
+	}
+	return s
+}
+
+// End says how the step ended. A step that changed nothing ends without a word,
+// and so does one that failed before in the same way.
 func (h *StepHandle) End(err error) {
 	end := func(state StepState, text string) func(*Step) {
 		return func(s *Step) { s.State, s.Since, s.WaitingFor, s.Error = state, h.tracker.now().UTC(), "", text }
+	}
+	if was := h.step(); err != nil && was.State == Broken && was.Error == err.Error() {
+		return
 	}
 	if err != nil {
 		h.change(Error, end(Broken, err.Error()), h.name+": "+err.Error())
@@ -128,15 +141,23 @@ func (h *StepHandle) End(err error) {
 	h.change(Info, end(Done, ""))
 }
 
-// Waiting implements node.Reporter.
+// Waiting implements node.Reporter. A step that waits is under way, also if it
+// failed before.
 func (h *StepHandle) Waiting(what string) {
-	var lines []string
-	for _, s := range h.tracker.Report().Steps {
-		if s.Name == h.name && s.WaitingFor != what && what != "" {
-			lines = []string{fmt.Sprintf("%s: waiting for %s", h.name, what)}
-		}
+	was := h.step()
+	if was.WaitingFor == what {
+		return
 	}
-	h.change(Info, func(s *Step) { s.WaitingFor = what }, lines...)
+	var lines []string
+	if what != "" {
+		lines = []string{fmt.Sprintf("%s: waiting for %s", h.name, what)}
+	}
+	h.change(Info, func(s *Step) {
+		if s.State == Broken && what != "" {
+			s.State, s.Since, s.Error = Running, h.tracker.now().UTC(), ""
+		}
+		s.WaitingFor = what
+	}, lines...)
 }
 
 // Changed implements node.Reporter.

@@ -21,7 +21,6 @@ func (Role) Name() string { return "role" }
 const rolePause = time.Second
 
 func (Role) Apply(ctx context.Context, n *node.Node) error {
-	n.RoleUp = false
 	for {
 		health, err := CheckRole(ctx, n)
 		if err != nil {
@@ -32,7 +31,6 @@ func (Role) Apply(ctx context.Context, n *node.Node) error {
 		}
 		if len(health.Waiting) == 0 {
 			n.Waiting("")
-			n.RoleUp = true
 			return nil
 		}
 		n.Waiting("%s", strings.Join(health.Waiting, ", "))
@@ -74,6 +72,8 @@ func CheckRole(ctx context.Context, n *node.Node) (Health, error) {
 	starting := sync.OnceValue(func() bool { return n.Units.Starting(ctx) })
 	for _, u := range list {
 		switch {
+		case n.Held(u.Name):
+			h.Waiting = append(h.Waiting, u.Name+" (held back until the cluster is there for it)")
 		case u.Load != "loaded":
 			h.Broken = append(h.Broken, fmt.Sprintf("%s cannot be loaded (%s)", u.Name, u.Load))
 		case u.Active == "active" || u.Active == "reloading":
