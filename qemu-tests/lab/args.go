@@ -24,6 +24,7 @@ const (
 const (
 	qmpFD = 3
 	qgaFD = 4
+	netFD = 5 // the first of the NICs on a switch
 )
 
 // scsiBus is where disks are plugged in while the machine runs.
@@ -74,8 +75,14 @@ func args(vm VM, accel Accel) ([]string, error) {
 		return nil, err
 	}
 	a = append(a, seeds...)
+	fd := netFD
 	for i, n := range vm.NICs {
-		a = append(a, nicArgs(i, n)...)
+		backend := userNet(i, n)
+		if n.Switch != nil {
+			backend = fmt.Sprintf("stream,id=net%d,server=off,addr.type=fd,addr.str=%d", i, fd)
+			fd++
+		}
+		a = append(a, "-netdev", backend, "-device", fmt.Sprintf("%s,netdev=net%d,mac=%s,romfile=", n.Model, i, n.MAC))
 	}
 	return a, nil
 }
@@ -159,9 +166,9 @@ func seedArgs(seeds []string) ([]string, error) {
 	return a, nil
 }
 
-// nicArgs forwards from port 0, so that the host's kernel picks a free one and
+// userNet forwards from port 0, so that the host's kernel picks a free one and
 // no other process can take it in between; Machine.Addr asks QEMU which.
-func nicArgs(i int, n NIC) []string {
+func userNet(i int, n NIC) string {
 	net := fmt.Sprintf("user,id=net%d", i)
 	if !n.Open {
 		net += ",restrict=on"
@@ -169,8 +176,5 @@ func nicArgs(i int, n NIC) []string {
 	for _, f := range n.Forwards {
 		net += fmt.Sprintf(",hostfwd=tcp:127.0.0.1:0-%s:%d", f.To, f.Port)
 	}
-	return []string{
-		"-netdev", net,
-		"-device", fmt.Sprintf("%s,netdev=net%d,mac=%s,romfile=", n.Model, i, n.MAC),
-	}
+	return net
 }

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/slipwayhq/slipway/internal/fault"
+	"github.com/slipwayhq/slipway/qemu-tests/lab/ether"
 )
 
 // Machine is a VM of the lab, powered on or off. Its methods may be called from
@@ -30,8 +31,9 @@ type Machine struct {
 // run is one stretch between power on and power off.
 type run struct {
 	*process
-	qmp *monitor
-	qga *agent
+	qmp   *monitor
+	qga   *agent
+	ports []*ether.Port // of the NICs on a switch
 	// stop ends the process when the context of PowerOn does.
 	stop func() bool
 }
@@ -85,6 +87,10 @@ func (m *Machine) PowerOn(ctx context.Context) error {
 	if m.run != nil && !m.run.ended() {
 		return fault.New(fault.Usage, "machine %s is powered on already", m.vm.Name)
 	}
+	if m.run != nil {
+		m.run.close() // the guest ended it
+		m.run = nil
+	}
 	r, err := m.launch(ctx)
 	if err != nil {
 		return fmt.Errorf("machine %s: %w", m.vm.Name, err)
@@ -110,39 +116,28 @@ func (m *Machine) launch(ctx context.Context) (*run, error) {
 		return nil, err
 	}
 	defer output.Close()
-	ourQMP, theirQMP, err := channel("qmp")
+	w, err := m.wire()
 	if err != nil {
 		return nil, err
 	}
-	defer theirQMP.Close()
-	ourQGA, theirQGA, err := channel("qga")
-	if err != nil {
-		ourQMP.Close()
-		return nil, err
-	}
-	defer theirQGA.Close()
-
 	cmd := exec.Command(qemuSystem, a...)
 	cmd.Dir = m.vm.Dir
 	cmd.Stdout, cmd.Stderr = output, output
-	cmd.ExtraFiles = []*os.File{theirQMP, theirQGA} // qmpFD, qgaFD
+	cmd.ExtraFiles = w.theirs
 	p, err := startTied(cmd)
+	w.closeTheirs() // so that reading ends when QEMU does
 	if err != nil {
-		ourQMP.Close()
-		ourQGA.Close()
+		w.closeOurs()
 		return nil, err
 	}
-	theirQMP.Close() // so that reading ends when QEMU does
-	theirQGA.Close()
-	qmp, err := newMonitor(ctx, ourQMP)
+	qmp, err := newMonitor(ctx, w.qmp)
 	if err != nil {
 		p.kill()
-		ourQMP.Close()
-		ourQGA.Close()
+		w.closeOurs()
 		said, _ := os.ReadFile(m.path(qemuLog))
 		return nil, fault.New(fault.Failed, "QEMU did not start: %w: %s", err, strings.TrimSpace(string(said)))
 	}
-	return &run{process: p, qmp: qmp, qga: newAgent(ourQGA), stop: context.AfterFunc(ctx, func() { p.cmd.Process.Kill() })}, nil
+	return &run{process: p, qmp: qmp, qga: newAgent(w.qga), ports: w.ports, stop: context.AfterFunc(ctx, func() { p.cmd.Process.Kill() })}, nil
 }
 
 func (r *run) ended() bool {
@@ -158,6 +153,9 @@ func (r *run) close() {
 	r.stop()
 	r.qmp.conn.Close()
 	r.qga.conn.Close()
+	for _, p := range r.ports {
+		p.Close()
+	}
 }
 
 // current is the run of a machine that is powered on.

@@ -12,6 +12,7 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"github.com/slipwayhq/slipway/internal/fault"
+	"github.com/slipwayhq/slipway/qemu-tests/lab/ether"
 )
 
 // Firmware is what the machine runs before the boot loader.
@@ -77,11 +78,21 @@ type Disk struct {
 	Size   int64  // bytes, when it is made
 }
 
-// NIC is a network card on QEMU's user-mode network, where the guest gets
+// NIC is a network card: on a port of a switch, where the guest meets other
+// machines, or else on a QEMU user-mode network of its own, where it gets
 // 10.0.2.15 by DHCP and the host is 10.0.2.2.
 type NIC struct {
-	Model    string    // default virtio-net-pci; or e1000, e1000e, vmxnet3
-	MAC      string    // default: derived from the machine's name
+	Model string // default virtio-net-pci; or e1000, e1000e, vmxnet3
+	MAC   string // default: derived from the machine's name
+
+	// Switch, if set, has a port for this card for as long as the machine has
+	// power. Port says in which VLANs; PortName defaults to NAME/INDEX.
+	Switch   *ether.Switch
+	Port     ether.PortConfig
+	PortName string
+
+	// Only on the user-mode network:
+
 	Open     bool      // the guest may reach the host and beyond; otherwise nothing but Forwards passes
 	Forwards []Forward // ports of the guest that the host reaches on 127.0.0.1
 }
@@ -132,6 +143,12 @@ func (vm VM) complete() (VM, error) {
 		}
 		if vm.NICs[i].MAC == "" {
 			vm.NICs[i].MAC = macFor(vm.Name, i)
+		}
+		if vm.NICs[i].PortName == "" {
+			vm.NICs[i].PortName = fmt.Sprintf("%s/%d", vm.Name, i)
+		}
+		if n := vm.NICs[i]; n.Switch != nil && (n.Open || n.Forwards != nil) {
+			return vm, fault.New(fault.Usage, "VM %s: NIC %d is on a switch, which neither opens nor forwards", vm.Name, i)
 		}
 	}
 	vm.Disks = append([]Disk(nil), vm.Disks...)
