@@ -2,6 +2,7 @@ package topology
 
 import (
 	"net/netip"
+	"slices"
 )
 
 // edges are the first and the last address of an IPv4 network, which no machine
@@ -105,7 +106,8 @@ func (c *checker) addressing() {
 		if v.Network == "" {
 			network, known = c.around(v.Address)
 			c.VIPs[i].Network = network.Name
-			if !known && v.Address.IsValid() && len(c.Networks) > 0 {
+			whole := !slices.ContainsFunc(c.Networks, func(n Network) bool { return !n.Subnet.IsValid() })
+			if !known && v.Address.IsValid() && len(c.Networks) > 0 && whole {
 				c.wrong(field+".address", "give it a free address of a network on which its holders are", "%s is outside the subnet of every network", v.Address)
 			}
 		}

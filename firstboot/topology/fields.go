@@ -159,7 +159,7 @@ func (v value) prefix() netip.Prefix {
 	if err != nil {
 		mend := "write it as in 192.0.2.0/24"
 		if a, err := netip.ParseAddr(text); err == nil && a.Zone() == "" {
-			mend = "write " + netip.PrefixFrom(a, a.BitLen()).String() + " for this one address, or the network that it is in"
+			mend = "add a prefix length: " + netip.PrefixFrom(a, a.BitLen()).String() + " is this address alone"
 		}
 		v.fail(mend, "%q is no network", short(text))
 		return netip.Prefix{}
