@@ -59,15 +59,16 @@ func (h Health) Err() error {
 // CheckRole asks systemd once how the role's units are.
 func CheckRole(ctx context.Context, n *node.Node) (Health, error) {
 	var h Health
-	if len(n.Role.Services) == 0 {
+	services := n.Member.Services(n.Role.Services)
+	if len(services) == 0 {
 		return h, nil
 	}
-	list, err := n.Units.Units(ctx, n.Role.Services)
+	list, err := n.Units.Units(ctx, services)
 	if err != nil {
 		return h, err
 	}
-	if len(list) < len(n.Role.Services) {
-		return h, fmt.Errorf("systemd told of %d of the role's %d units", len(list), len(n.Role.Services))
+	if len(list) < len(services) {
+		return h, fmt.Errorf("systemd told of %d of the role's %d units", len(list), len(services))
 	}
 	starting := sync.OnceValue(func() bool { return n.Units.Starting(ctx) })
 	for _, u := range list {
