@@ -83,7 +83,5 @@ func (m Mistakes) Err() error {
 
 // sort orders mistakes as a reader of the file meets them.
 func (m Mistakes) sort() {
-	slices.SortStableFunc(m, func(a, b Mistake) int {
-		return cmp.Or(cmp.Compare(a.Line, b.Line), cmp.Compare(a.Field, b.Field), cmp.Compare(a.Text, b.Text))
-	})
+	slices.SortStableFunc(m, func(a, b Mistake) int { return cmp.Compare(a.Line, b.Line) })
 }

@@ -1,0 +1,123 @@
+package consensus
+
+import (
+	"context"
+	"encoding/base64"
+	"net/http"
+
+	"github.com/slipwayhq/slipway/firstboot/member"
+	"github.com/slipwayhq/slipway/firstboot/role/mtls"
+	"github.com/slipwayhq/slipway/internal/fault"
+)
+
+// Client asks a site's etcd, whichever member answers.
+type Client struct {
+	mtls *mtls.Client
+	urls []string // of the members
+}
+
+// Dial makes a client with the node's certificate: a member's own, else the one
+// that database nodes have. It connects only when something is asked.
+func Dial(m *member.Member) (*Client, error) {
+	pair, ok := m.Certificates[member.EtcdClient]
+	if !ok {
+		pair, ok = m.Certificates[member.EtcdCert]
+	}
+	if !ok {
+		return nil, fault.New(fault.Input, "the seed of %s holds no certificate for etcd", m.Self.Name)
+	}
+	client, err := mtls.New(m.EtcdAuthority, pair)
+	if err != nil {
+		return nil, err
+	}
+	c := &Client{mtls: client}
+	for _, peer := range m.Plan.ConsensusNodes(m.Site.Name) {
+		c.urls = append(c.urls, Endpoint(peer))
+	}
+	return c, nil
+}
+
+// Close ends the client's connections.
+func (c *Client) Close() { c.mtls.Close() }
+
+// memberStatus is the answer to "status" of etcd's maintenance service.
+type memberStatus struct {
+	Header struct {
+		MemberID string `json:"member_id"`
+	} `json:"header"`
+	Leader string   `json:"leader"` // "0" or absent: none
+	Errors []string `json:"errors"`
+}
+
+func (c *Client) status(ctx context.Context, at string) (memberStatus, error) {
+	var s memberStatus
+	err := c.mtls.JSON(ctx, http.MethodPost, at+"/v3/maintenance/status", struct{}{}, &s)
+	return s, err
+}
+
+// listed is a member as the cluster knows it.
+type listed struct {
+	ID         string   `json:"ID"`
+	Name       string   `json:"name"`
+	PeerURLs   []string `json:"peerURLs"`
+	ClientURLs []string `json:"clientURLs"` // empty until it was started for the first time
+}
+
+func (c *Client) members(ctx context.Context, at string) ([]listed, error) {
+	var answer struct {
+		Members []listed `json:"members"`
+	}
+	err := c.mtls.JSON(ctx, http.MethodPost, at+"/v3/cluster/member/list", struct{}{}, &answer)
+	return answer.Members, err
+}
+
+// add makes a node a member, before it is started for the first time.
+func (c *Client) add(ctx context.Context, at, peerURL string) ([]listed, error) {
+	var answer struct {
+		Members []listed `json:"members"`
+	}
+	err := c.mtls.JSON(ctx, http.MethodPost, at+"/v3/cluster/member/add", map[string]any{"peerURLs": []string{peerURL}}, &answer)
+	return answer.Members, err
+}
+
+// keyValue is an entry of the store; the gateway writes bytes in base64.
+type keyValue struct {
+	Value string `json:"value"`
+}
+
+// Get reads a key, as a majority of the members knows it. found tells an empty
+// value from none.
+func (c *Client) Get(ctx context.Context, key string) (value string, found bool, err error) {
+	var answer struct {
+		KVs []keyValue `json:"kvs"`
+	}
+	if err = c.any(ctx, "/v3/kv/range", map[string]any{"key": encode(key)}, &answer); err != nil || len(answer.KVs) == 0 {
+		return "", false, err
+	}
+	data, err := base64.StdEncoding.DecodeString(answer.KVs[0].Value)
+	return string(data), err == nil, err
+}
+
+// DeleteEmpty takes a key away if its value is empty, in one step with the look.
+func (c *Client) DeleteEmpty(ctx context.Context, key string) error {
+	return c.any(ctx, "/v3/kv/txn", map[string]any{
+		"compare": []any{
+			map[string]any{"key": encode(key), "target": "VALUE", "value": ""},
+			map[string]any{"key": encode(key), "target": "CREATE", "result": "GREATER", "create_revision": "0"},
+		},
+		"success": []any{map[string]any{"request_delete_range": map[string]any{"key": encode(key)}}},
+	}, nil)
+}
+
+func encode(text string) string { return base64.StdEncoding.EncodeToString([]byte(text)) }
+
+// any asks one member after the other until one answers.
+func (c *Client) any(ctx context.Context, path string, in, out any) error {
+	err := error(fault.New(fault.Input, "the plan names no node that runs etcd for this site"))
+	for _, at := range c.urls {
+		if err = c.mtls.JSON(ctx, http.MethodPost, at+path, in, out); err == nil || ctx.Err() != nil {
+			break
+		}
+	}
+	return err
+}

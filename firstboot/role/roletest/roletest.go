@@ -1,0 +1,341 @@
+// Package roletest gives the tests of the role packages a cluster: a plan, the
+// members with their certificates and secrets, and nodes on which the real etcd,
+// Patroni and PostgreSQL run, as their users, each node in a network namespace of
+// its own, joined to the test's by a bridge.
+package roletest
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/slipwayhq/slipway/firstboot/member"
+	"github.com/slipwayhq/slipway/firstboot/node"
+	"github.com/slipwayhq/slipway/firstboot/nodetest"
+	"github.com/slipwayhq/slipway/firstboot/pki"
+	"github.com/slipwayhq/slipway/firstboot/plan"
+)
+
+// packages are what a database node's image has; all role packages ask for the
+// same, so that they share one tree.
+const packages = "etcd-client,etcd-server,patroni,postgresql-17,python3-etcd"
+
+// Main is the TestMain of a package that uses Start.
+func Main(m *testing.M) { nodetest.Main(m, packages) }
+
+// Plan is a cluster of two sites, a with three database nodes and b, its standby,
+// with one.
+func Plan() *plan.Plan {
+	patroni := plan.Patroni{TTL: 20, LoopWait: 2, RetryTimeout: 3, PrimaryStartTimeout: 15, MaximumLag: 1 << 20}
+	postgres := plan.Postgres{Port: 5432, MaxConnections: 50, MaxSlotWALKeep: 1024}
+	p := &plan.Plan{
+		Format: plan.Format, Cluster: "test", Generation: 1, Domain: "example.internal",
+		Sites: []plan.Site{
+			{Name: "a", Scope: "test", Consensus: []string{"a-db1", "a-db2", "a-db3"}, Bootstrap: "a-db1", Patroni: patroni, Postgres: postgres},
+			{Name: "b", Scope: "test-b", Consensus: []string{"b-db1"}, Bootstrap: "b-db1", StandbyOf: "a", Patroni: patroni, Postgres: postgres},
+		},
+		Databases: []plan.Database{{Name: "app", Owner: "app"}},
+		Clients:   []netip.Prefix{netip.MustParsePrefix("10.77.9.0/24")},
+	}
+	for i, name := range []string{"a-db1", "a-db2", "a-db3", "b-db1"} {
+		role := "db-replica"
+		if name[3:] == "db1" {
+			role = "db-master"
+		}
+		address := netip.AddrFrom4([4]byte{10, 77, name[0] - 'a' + 1, byte(11 + i)})
+		p.Nodes = append(p.Nodes, plan.Node{Name: name, Role: role, Site: name[:1], Address: address, Addresses: []netip.Prefix{netip.PrefixFrom(address, 24)}})
+	}
+	return p
+}
+
+// Members are all nodes of a plan with their certificates and secrets; the plan
+// gets the identity of a new authority.
+func Members(t testing.TB, p *plan.Plan) map[string]*member.Member {
+	t.Helper()
+	now := time.Now()
+	authority, err := pki.NewAuthority(pki.ClusterAuthority, p.Cluster, now)
+	must(t, err)
+	etcd, err := pki.NewAuthority(pki.EtcdAuthority, p.Cluster, now)
+	must(t, err)
+	p.ID = pki.ID(authority.Cert)
+	members := map[string]*member.Member{}
+	for _, n := range p.Nodes {
+		m := &member.Member{CA: authority.Cert, Plan: p, Self: n}
+		m.Site, err = p.Site(n.Site)
+		must(t, err)
+		m.Cluster, m.Node = p.Cluster, n.Name
+		m.Authority, m.EtcdAuthority = pki.EncodeCertificate(authority.Cert.Raw), pki.EncodeCertificate(etcd.Cert.Raw)
+		m.Certificates = map[string]member.Pair{}
+		for _, purpose := range []string{member.ServiceCert, member.EtcdCert, member.EtcdClient} {
+			issuer := etcd
+			if purpose == member.ServiceCert {
+				issuer = authority
+			}
+			pair, err := issuer.Issue(pki.Request{
+				Purpose: purpose, Node: n.Name, Names: []string{n.Name, n.Name + "." + p.Domain, "localhost"},
+				Addresses: []netip.Addr{n.Address, netip.MustParseAddr("127.0.0.1"), netip.MustParseAddr("::1")},
+			}, now)
+			must(t, err)
+			m.Certificates[purpose] = member.Pair(pair)
+		}
+		m.Secrets = map[string]string{
+			plan.SuperuserPassword: "secret-of-postgres", plan.ReplicationPassword: "secret of '\"$replicator", plan.RewindPassword: "secret\\of#rewind",
+			plan.Database{Owner: "app"}.PasswordKey(): "secret-of-app",
+		}
+		members[n.Name] = m
+	}
+	return members
+}
+
+// Node is a node whose systemd is played by the test: it starts what is released
+// and not held, as a process of the unit's user, and starts it anew when it ends.
+type Node struct {
+	*nodetest.Node
+	t     testing.TB
+	under node.Runner
+	mu    sync.Mutex
+	units map[string]*process
+	net   int // a process in the node's network namespace
+	// Extra is added to the environment of what is started.
+	Extra []string
+}
+
+// Start makes a node that is a member.
+func Start(t testing.TB, m *member.Member) *Node {
+	t.Helper()
+	n := &Node{Node: nodetest.Start(t), t: t, units: map[string]*process{}}
+	n.network(m.Self)
+	n.under, n.Run, n.Member = n.Run, systemd{n}, m
+	must(t, os.Mkdir(n.Path("/dev/shm"), 0o1777))
+	must(t, os.Chmod(n.Path("/dev/shm"), 0o1777))
+	must(t, os.MkdirAll(n.Path("/run/systemd/system"), 0o755))
+	n.Output(t, "install", "-d", "-o", "etcd", "-g", "etcd", "-m", "700", "/var/lib/etcd")
+	n.Output(t, "install", "-d", "-o", "postgres", "-g", "postgres", "/var/lib/postgresql", "/run/postgresql")
+	t.Cleanup(n.StopAll)
+	return n
+}
+
+const bridge = "nodes0"
+
+// network gives the node a network namespace with its address, joined to the
+// namespace of the test.
+func (n *Node) network(self plan.Node) {
+	n.t.Helper()
+	ip := func(words ...string) { n.command(append([]string{"ip"}, words...)...) }
+	if exec.Command("ip", "link", "show", bridge).Run() != nil {
+		ip("link", "add", bridge, "type", "bridge")
+		ip("address", "add", "10.77.0.1/16", "dev", bridge)
+		ip("link", "set", bridge, "up")
+	}
+	holder := exec.Command("unshare", "--net", "sleep", "infinity")
+	must(n.t, holder.Start())
+	n.net = holder.Process.Pid
+	n.t.Cleanup(func() { holder.Process.Kill(); holder.Wait() })
+	own, err := os.Readlink("/proc/self/ns/net")
+	must(n.t, err)
+	for there := own; there == own; { // until unshare(1) has come that far
+		there, err = os.Readlink(fmt.Sprintf("/proc/%d/ns/net", n.net))
+		must(n.t, err)
+	}
+	port := fmt.Sprintf("port%d", n.net)
+	ip("link", "add", port, "type", "veth", "peer", "name", "eth0", "netns", strconv.Itoa(n.net))
+	ip("link", "set", port, "master", bridge, "up")
+	n.t.Cleanup(func() { exec.Command("ip", "link", "delete", port).Run() })
+	for _, words := range [][]string{{"link", "set", "lo", "up"}, {"address", "add", self.Address.String() + "/16", "dev", "eth0"}, {"link", "set", "eth0", "up"}} {
+		n.command(append(n.inside("ip"), words...)...)
+	}
+}
+
+// inside runs a command line in the node's network.
+func (n *Node) inside(argv ...string) []string {
+	return append([]string{"nsenter", "--net=/proc/" + strconv.Itoa(n.net) + "/ns/net"}, argv...)
+}
+
+func (n *Node) command(argv ...string) {
+	n.t.Helper()
+	if out, err := exec.Command(argv[0], argv[1:]...).CombinedOutput(); err != nil {
+		n.t.Fatalf("%s: %v: %s", strings.Join(argv, " "), err, out)
+	}
+}
+
+// Overlay lays a directory of the project's overlays over the node.
+func (n *Node) Overlay(names ...string) {
+	n.t.Helper()
+	for _, name := range names {
+		must(n.t, os.CopyFS(n.Root, os.DirFS(filepath.Join("../../../overlays", name))))
+	}
+}
+
+// systemd answers systemctl itself and has all else run on the node.
+type systemd struct{ node *Node }
+
+// Run implements node.Runner.
+func (s systemd) Run(ctx context.Context, c node.Command) (string, error) {
+	if c.Argv[0] != "systemctl" {
+		return s.node.under.Run(ctx, c)
+	}
+	unit := c.Argv[len(c.Argv)-1]
+	switch {
+	case slices.Contains(c.Argv, "start"):
+		s.node.StartUnit(unit)
+	case slices.Contains(c.Argv, "restart"):
+		s.node.StopUnit(unit)
+		s.node.StartUnit(unit)
+	case slices.Contains(c.Argv, "reload"):
+		s.node.reload(unit)
+	case slices.Contains(c.Argv, "is-active"):
+		if s.node.Running(unit) {
+			return "active", nil
+		}
+		return "inactive", nil
+	default:
+		return "", fmt.Errorf("the test's systemd cannot %q", c.Argv)
+	}
+	return "", nil
+}
+
+// Running reports whether a unit was started.
+func (n *Node) Running(unit string) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.units[unit] != nil
+}
+
+func (n *Node) reload(unit string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if p := n.units[unit]; p != nil {
+		p.signal(syscall.SIGHUP)
+	}
+}
+
+// process is what runs for a unit.
+type process struct {
+	stop context.CancelFunc
+	done chan struct{}
+	log  *os.File
+	mu   sync.Mutex
+	cmd  *exec.Cmd
+}
+
+func (p *process) signal(s syscall.Signal) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.cmd != nil {
+		p.cmd.Process.Signal(s)
+	}
+}
+
+func (p *process) run(cmd *exec.Cmd) error {
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	p.mu.Lock()
+	p.cmd = cmd
+	p.mu.Unlock()
+	err := cmd.Wait()
+	p.mu.Lock()
+	p.cmd = nil
+	p.mu.Unlock()
+	return err
+}
+
+var commands = map[string]struct {
+	user, env string
+	argv      []string
+}{
+	"etcd.service":    {"etcd", "/etc/default/etcd", []string{"/usr/bin/etcd"}},
+	"patroni.service": {"postgres", "/var/lib/slipway/database.env", []string{"/usr/bin/patroni", "/etc/patroni/conf.d"}},
+}
+
+// StartUnit starts a unit unless it runs or is held.
+func (n *Node) StartUnit(unit string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.units[unit] != nil || n.Exists("/run/slipway/hold/"+unit) {
+		return
+	}
+	c := commands[unit]
+	ctx, stop := context.WithCancel(context.Background())
+	log, err := os.OpenFile(n.Path("/"+unit+".log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	must(n.t, err)
+	p := &process{stop: stop, done: make(chan struct{}), log: log}
+	n.units[unit] = p
+	go func() {
+		defer close(p.done)
+		for ctx.Err() == nil {
+			env, _ := os.ReadFile(n.Path(c.env))
+			argv := append(n.inside("chroot", "--userspec="+c.user+":"+c.user, n.Root), c.argv...)
+			cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
+			cmd.Env = append([]string{"PATH=/usr/sbin:/usr/bin", "HOME=/", "LC_ALL=C.UTF-8", "PATRONI_NAME=" + n.Member.Self.Name}, n.Extra...)
+			for line := range strings.Lines(string(env)) {
+				if line = strings.TrimSpace(line); line != "" && line[0] != '#' {
+					cmd.Env = append(cmd.Env, unquote(line))
+				}
+			}
+			cmd.Stdout, cmd.Stderr = log, log
+			cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+			cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
+			cmd.WaitDelay = 20 * time.Second
+			if err := p.run(cmd); err != nil && ctx.Err() == nil {
+				fmt.Fprintf(log, "-- %s ended: %v\n", unit, err)
+			}
+			select {
+			case <-ctx.Done():
+			case <-time.After(time.Second):
+			}
+		}
+	}()
+}
+
+// unquote undoes systemd's double quotes (systemd.exec(5), EnvironmentFile=).
+func unquote(line string) string {
+	key, value, _ := strings.Cut(line, "=")
+	if len(value) >= 2 && value[0] == '"' {
+		value = strings.NewReplacer(`\\`, `\`, `\"`, `"`, "\\`", "`", `\$`, `$`).Replace(value[1 : len(value)-1])
+	}
+	return key + "=" + value
+}
+
+// StopUnit stops a unit.
+func (n *Node) StopUnit(unit string) {
+	n.mu.Lock()
+	p := n.units[unit]
+	delete(n.units, unit)
+	n.mu.Unlock()
+	if p != nil {
+		p.stop()
+		<-p.done
+		p.log.Close()
+	}
+}
+
+// StopAll stops all units, Patroni before etcd.
+func (n *Node) StopAll() {
+	n.StopUnit("patroni.service")
+	n.StopUnit("etcd.service")
+}
+
+// Log is the end of what a unit wrote.
+func (n *Node) Log(unit string) string {
+	data, _ := os.ReadFile(n.Path("/" + unit + ".log"))
+	return string(bytes.ToValidUTF8(data[max(0, len(data)-4000):], nil))
+}
+
+func must(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
