@@ -101,7 +101,7 @@ func resolveID(what string, id *int, name *string, known map[string]uint32, unse
 			names = append(names, k)
 		}
 		err := fault.New(fault.Input, "there is no %s %q in the packages or in passwd:", what, *name)
-		if near := nearest(*name, names); near != "" {
+		if near := Nearest(*name, names); near != "" {
 			return 0, err.WithMend("did you mean %s?", near)
 		}
 		return 0, err.WithMend("add it under passwd.%ss, or add the package that makes it", what)

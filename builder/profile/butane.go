@@ -156,7 +156,7 @@ func (d *document) refuse(key *yaml.Node, name string, known keys) error {
 		names = append(names, k)
 	}
 	err := d.errorAt(key, name, "this field is not known, or cannot be applied to an image")
-	if near := nearest(key.Value, names); near != "" {
+	if near := Nearest(key.Value, names); near != "" {
 		return err.WithMend("did you mean %s?", near)
 	}
 	return err.WithMend("remove it; docs/formats.md lists what is applied")

@@ -25,7 +25,7 @@ func (b *build) layOverlay(p *Profile, name string) error {
 	root := filepath.Join(b.in.Overlays, name)
 	if info, err := os.Stat(root); err != nil || !info.IsDir() {
 		err := fault.New(fault.Input, "%s: overlays: there is no directory %s", p.file, root)
-		if near := nearest(name, directories(b.in.Overlays)); near != "" {
+		if near := Nearest(name, directories(b.in.Overlays)); near != "" {
 			return err.WithMend("did you mean %s?", near)
 		}
 		return err.WithMend("make it, or remove %s from the list", name)

@@ -157,7 +157,7 @@ func (s *Set) Role(name string) (*Profile, error) {
 	}
 	known := strings.Join(s.Names(), ", ")
 	err := fault.New(fault.Input, "there is no role %q; the roles are %s", name, known)
-	if near := nearest(name, s.Names()); near != "" {
+	if near := Nearest(name, s.Names()); near != "" {
 		return nil, err.WithMend("did you mean %s?", near)
 	}
 	return nil, err.WithMend("name one of them, or add %s", filepath.Join(s.dir, name+".yaml"))

@@ -136,7 +136,7 @@ func (d *document) decodeStruct(n *yaml.Node, field string, out reflect.Value) e
 		index, ok := fields[key.Value]
 		if !ok {
 			err := d.errorAt(key, name, "this field is not known")
-			if near := nearest(key.Value, names); near != "" {
+			if near := Nearest(key.Value, names); near != "" {
 				return err.WithMend("did you mean %s?", near)
 			}
 			return err.WithMend("the fields here are %s", strings.Join(names, ", "))
@@ -172,9 +172,9 @@ func typeName(t reflect.Type) string {
 	return "a text"
 }
 
-// nearest is the candidate that differs from word by the fewest edits, or "" if
+// Nearest is the candidate that differs from word by the fewest edits, or "" if
 // none is near enough to be what was meant.
-func nearest(word string, candidates []string) string {
+func Nearest(word string, candidates []string) string {
 	best, bestDistance := "", max(2, len(word)/3)+1
 	for _, c := range candidates {
 		if d := distance(word, c); d < bestDistance {

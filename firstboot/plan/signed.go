@@ -7,7 +7,10 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"crypto/x509"
+	"encoding/base64"
 	"encoding/json"
+
+	"gopkg.in/yaml.v3"
 
 	"github.com/slipwayhq/slipway/internal/fault"
 )
@@ -37,12 +40,46 @@ func Sign(p *Plan, key crypto.Signer) (Signed, error) {
 	return Signed{Plan: data, Signature: signature}, err
 }
 
+// signedText is a signed plan as YAML has it.
+type signedText struct {
+	Plan      string `yaml:"plan"`
+	Signature string `yaml:"signature"`
+}
+
+// MarshalYAML writes both parts in base64, as JSON does.
+func (s Signed) MarshalYAML() (any, error) {
+	return signedText{base64.StdEncoding.EncodeToString(s.Plan), base64.StdEncoding.EncodeToString(s.Signature)}, nil
+}
+
+// UnmarshalYAML reads what MarshalYAML writes.
+func (s *Signed) UnmarshalYAML(n *yaml.Node) error {
+	var text signedText
+	if err := n.Decode(&text); err != nil {
+		return err
+	}
+	var err error
+	if s.Plan, err = base64.StdEncoding.DecodeString(text.Plan); err != nil {
+		return fault.New(fault.Input, "line %d: plan is not base64: %w", n.Line, err)
+	}
+	if s.Signature, err = base64.StdEncoding.DecodeString(text.Signature); err != nil {
+		return fault.New(fault.Input, "line %d: signature is not base64: %w", n.Line, err)
+	}
+	return nil
+}
+
+// MaxSize is the largest plan that is read. A cluster of a hundred nodes has one
+// of 30 KB.
+const MaxSize = 1 << 20
+
 // Open checks a signature and returns the plan. Errors are of class Integrity
 // if the authority did not sign it, else of class Input.
 func (s Signed) Open(authority *x509.Certificate) (*Plan, error) {
 	key, ok := authority.PublicKey.(*ecdsa.PublicKey)
 	if !ok {
 		return nil, fault.New(fault.Input, "the cluster's authority has a key of type %T; want ECDSA", authority.PublicKey)
+	}
+	if len(s.Plan) > MaxSize {
+		return nil, fault.New(fault.Input, "the plan has %d bytes, more than the limit of %d", len(s.Plan), MaxSize)
 	}
 	if !ecdsa.VerifyASN1(key, digest(s.Plan), s.Signature) {
 		return nil, fault.New(fault.Integrity, "the plan is not signed by this cluster's authority (%s)", authority.Subject.CommonName)
@@ -56,5 +93,37 @@ func (s Signed) Open(authority *x509.Certificate) (*Plan, error) {
 		return nil, fault.New(fault.Input, "the plan has format %d, this version reads format %d", p.Format, Format).
 			WithMend("write the seeds with the slipway that built the image, or build a newer image")
 	}
-	return &p, nil
+	return &p, p.check()
+}
+
+// check makes sure that a plan names nothing that it has not, so that those who
+// read it need not ask. It says nothing on whether the plan is a good one: the
+// topology was checked for that.
+func (p *Plan) check() error {
+	names := map[string]bool{}
+	for _, n := range p.Nodes {
+		if n.Name == "" || names[n.Name] {
+			return fault.New(fault.Input, "the plan names a node %q twice, or without a name", n.Name)
+		}
+		names[n.Name] = true
+		if !n.Address.IsValid() {
+			return fault.New(fault.Input, "the plan has no address for node %s", n.Name)
+		}
+		if _, err := p.Site(n.Site); err != nil {
+			return err
+		}
+	}
+	for _, s := range p.Sites {
+		for _, name := range s.Consensus {
+			if !names[name] {
+				return fault.New(fault.Input, "the plan has an etcd member on %q at site %s, which is no node", name, s.Name)
+			}
+		}
+	}
+	for _, v := range p.VIPs {
+		if _, err := p.Site(v.Site); err != nil || !v.Address.IsValid() {
+			return fault.New(fault.Input, "the plan's virtual address %s has no site or no address", v.Name)
+		}
+	}
+	return nil
 }

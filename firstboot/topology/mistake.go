@@ -83,5 +83,7 @@ func (m Mistakes) Err() error {
 
 // sort orders mistakes as a reader of the file meets them.
 func (m Mistakes) sort() {
-	slices.SortStableFunc(m, func(a, b Mistake) int { return cmp.Compare(a.Line, b.Line) })
+	slices.SortStableFunc(m, func(a, b Mistake) int {
+		return cmp.Or(cmp.Compare(a.Line, b.Line), cmp.Compare(a.Field, b.Field), cmp.Compare(a.Text, b.Text))
+	})
 }

@@ -1,0 +1,125 @@
+package balancer
+
+import (
+	"net/netip"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/slipwayhq/slipway/firstboot/nodetest"
+	"github.com/slipwayhq/slipway/firstboot/plan"
+	"github.com/slipwayhq/slipway/internal/fault"
+)
+
+// variants are plans that differ in what the balancer has to do.
+var variants = map[string]func(*plan.Plan){
+	"databases":    nil,
+	"a standby":    func(p *plan.Plan) { p.Sites[0].StandbyOf = "b" },
+	"brokers too":  func(p *plan.Plan) { p.Nodes = append(p.Nodes, plan.Node{Name: "web", Role: "broker", Site: "a"}) },
+	"no databases": func(p *plan.Plan) { p.Nodes = p.Nodes[3:] },
+	"no address":   func(p *plan.Plan) { p.VIPs = nil },
+	"no read-only": func(p *plan.Plan) { p.VIPs[0].ReadOnly = 0 },
+	"two addresses": func(p *plan.Plan) {
+		v := p.VIPs[0]
+		v.Name, v.Address = "more", netip.MustParsePrefix("127.77.1.9/24")
+		p.VIPs = append(p.VIPs, v)
+	},
+	"version 6": func(p *plan.Plan) {
+		for i, a := range p.Nodes {
+			bytes := netip.MustParseAddr("2001:db8::").As16()
+			copy(bytes[12:], a.Address.AsSlice())
+			p.Nodes[i].Address = netip.AddrFrom16(bytes)
+		}
+		p.VIPs[0].Address = netip.MustParsePrefix("2001:db8::10/64")
+	},
+}
+
+func TestHAProxyAcceptsEveryConfiguration(t *testing.T) {
+	for name, change := range variants {
+		t.Run(name, func(t *testing.T) {
+			n := nodetest.Start(t)
+			n.Member, _ = site(t, change)
+			if err := (Configure{}).Apply(t.Context(), n.Node); err != nil {
+				t.Fatal(err)
+			}
+			if out := n.Output(t, "sh", "-c", "haproxy -c -f "+configPath+" 2>&1"); strings.Contains(out, "WARNING") {
+				t.Error(out)
+			}
+			n.Said.Reset()
+			if err := (Configure{}).Apply(t.Context(), n.Node); err != nil || len(n.Said.Changes) > 0 {
+				t.Errorf("applied again: %v, %v", n.Said.Changes, err)
+			}
+		})
+	}
+}
+
+func TestANodeThatIsNoBalancerOfAClusterKeepsTheImagesConfiguration(t *testing.T) {
+	n := nodetest.Start(t)
+	before := n.File(t, configPath)
+	m, _ := site(t, nil)
+	database := *m
+	database.Self = m.Plan.Nodes[0]
+	n.Member = nil
+	for range 2 {
+		if err := (Configure{}).Apply(t.Context(), n.Node); err != nil {
+			t.Error(err)
+		}
+		if err := (Start{}).Apply(t.Context(), n.Node); err != nil {
+			t.Error(err)
+		}
+		if n.File(t, configPath) != before || len(n.Said.Changes) > 0 {
+			t.Errorf("changed: %v", n.Said.Changes)
+		}
+		n.Member = &database
+	}
+}
+
+func TestAConfigurationThatHAProxyRefusesLeavesTheOneInPlace(t *testing.T) {
+	n := nodetest.Start(t)
+	n.Member, _ = site(t, nil)
+	if err := (Configure{}).Apply(t.Context(), n.Node); err != nil {
+		t.Fatal(err)
+	}
+	before := n.File(t, configPath)
+	n.Member.Authority = "no certificate\n"
+	n.Member.Plan.VIPs[0].ReadWrite = 6432
+	err := (Configure{}).Apply(t.Context(), n.Node)
+	if fault.Of(err) != fault.Input || fault.Mend(err) == "" {
+		t.Errorf("%v (%s)", err, fault.Of(err))
+	}
+	if n.File(t, configPath) != before {
+		t.Error("the configuration was replaced")
+	}
+	n.Output(t, "haproxy", "-c", "-q", "-f", configPath) // with the authority that belongs to it
+	if _, err := os.Stat(n.Path(candidatePath)); err == nil {
+		t.Error("the refused configuration stays")
+	}
+	if err := (Start{}).Apply(t.Context(), n.Node); err == nil || !strings.Contains(err.Error(), "not what the plan asks for") {
+		t.Errorf("started all the same: %v", err)
+	}
+}
+
+func TestOnlyABalancerWithBrokersListensForTheWeb(t *testing.T) {
+	for name, change := range variants {
+		m, _ := site(t, change)
+		config, err := render(m)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, want := strings.Contains(config, ":80"), name == "brokers too"; got != want {
+			t.Errorf("%s: listens on port 80: %t", name, got)
+		}
+	}
+}
+
+func TestPlansThatCannotBeAreRefused(t *testing.T) {
+	for name, change := range map[string]func(*plan.Plan){
+		"one port for both": func(p *plan.Plan) { p.VIPs[0].ReadOnly = p.VIPs[0].ReadWrite },
+		"a line in a name":  func(p *plan.Plan) { p.Nodes[0].Name = "x\n\tserver y 192.0.2.1" },
+	} {
+		m, _ := site(t, change)
+		if _, err := render(m); fault.Of(err) != fault.Input {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}

@@ -1,0 +1,106 @@
+package topology
+
+import (
+	"slices"
+	"strconv"
+
+	"github.com/slipwayhq/slipway/firstboot/plan"
+)
+
+// takenPorts are those that something else on a balancer listens on.
+var takenPorts = map[int]string{22: "SSH", 2379: "etcd", 2380: "etcd", 8008: "Patroni", plan.APIPort: "the agent"}
+
+// virtual checks the virtual addresses and who may hold them.
+func (c *checker) virtual() {
+	ids := c.register()
+	holds := map[string]bool{}
+	for i, v := range c.VIPs {
+		field := at("vips", i)
+		if v.Network != "" && v.RouterID > 0 {
+			ids.add(field+".router_id", v.Network+" "+strconv.Itoa(v.RouterID), "give every virtual address of a network an id of its own, 1 to 255",
+				"the VRRP id %d on network %s", v.RouterID, short(v.Network))
+		}
+		c.ports(field+".ports", v)
+		if !slices.Contains(c.siteNames(), v.Site) || v.On == "" {
+			continue
+		}
+		dbs, holders := c.in(v.Site, dbMaster, dbReplica), c.in(v.Site, balancer)
+		if v.On == plan.OnDatabases {
+			holders = dbs
+		} else if len(holders) == 0 {
+			c.wrong(field+".on", "add a balancer to the site, or write databases", "site %s has no balancer that could hold the address", short(v.Site))
+		} else if len(holders) == 1 {
+			c.doubt(field+".on", "add a second balancer", "%s is the only balancer of site %s: without it nothing holds the address",
+				short(holders[0].Name), short(v.Site))
+		}
+		if len(dbs) == 0 {
+			c.wrong(field+".site", "name a site with databases", "site %s has no database that the address could lead to", short(v.Site))
+		}
+		for _, n := range holders {
+			holds[n.Name] = true
+			if !slices.ContainsFunc(n.NICs, func(nic NIC) bool { return nic.Network == v.Network }) && v.Network != "" && len(n.NICs) > 0 {
+				c.wrong(field+".network", "choose a network that all "+string(v.On)+" of the site are on, or give the node a card on it",
+					"%s is to hold the address but has no card on network %s", short(n.Name), short(v.Network))
+			}
+		}
+	}
+	for i, n := range c.Nodes {
+		if n.VRRPPriority > 0 && !holds[n.Name] {
+			c.wrong(at("nodes", i)+".vrrp_priority", "take it out", "%s holds no virtual address", short(n.Name))
+		}
+	}
+}
+
+func (c *checker) ports(field string, v VIP) {
+	if v.On == plan.OnDatabases {
+		if v.ReadWrite != postgresPort && c.lines[field+".read_write"] > 0 {
+			c.wrong(field+".read_write", "take it out, or put the address on balancers", "on the databases themselves the port is PostgreSQL's, %d", postgresPort)
+		}
+		if c.lines[field+".read_only"] > 0 {
+			c.wrong(field+".read_only", "take it out, or put the address on balancers", "on the databases themselves the address leads to the writable primary only")
+		}
+		return
+	}
+	if v.ReadWrite > 0 && v.ReadWrite == v.ReadOnly {
+		c.wrong(field, "give them two ports", "%d cannot be the port of both the primary and the replicas", v.ReadWrite)
+	}
+	for key, port := range map[string]int{"read_write": v.ReadWrite, "read_only": v.ReadOnly} {
+		if by := takenPorts[port]; by != "" {
+			c.wrong(field+"."+key, "choose another", "port %d is taken by %s on the node itself", port, by)
+		}
+	}
+}
+
+// databases checks what is asked of PostgreSQL and Patroni.
+func (c *checker) databases() {
+	taken := c.register()
+	for i, d := range c.Databases {
+		field := at("databases", i)
+		if wrong, mend := sqlName(d.Name, reservedDatabases); d.Name != "" && wrong != "" {
+			c.wrong(field+".name", mend, "%s", wrong)
+		}
+		wrong, mend := sqlName(d.Owner, reservedRoles)
+		switch {
+		case d.Owner == "" || wrong == "":
+		case c.lines[field+".owner"] > 0:
+			c.wrong(field+".owner", mend, "%s", wrong)
+		case slices.Contains(reservedRoles, d.Owner) && !slices.Contains(reservedDatabases, d.Owner):
+			c.wrong(field+".owner", "name an owner", "is missing: the database's own name %q is taken among the roles", d.Owner)
+		}
+		taken.add(field+".name", d.Name, "keep one of them", "the database %s", short(d.Name))
+	}
+	if len(c.Databases) > 0 && !slices.ContainsFunc(c.Nodes, func(n Node) bool { return n.Role == dbMaster }) {
+		c.wrong("databases", "add a db-master, or take the databases out", "no node runs PostgreSQL")
+	}
+	for name, text := range c.Roles.Database.Parameters {
+		if wrong, mend := setting(name, text); wrong != "" {
+			c.wrong("roles.database.parameters."+name, mend, "%s", wrong)
+		}
+	}
+	const field = "roles.database.patroni"
+	p := c.Roles.Database.Patroni
+	if p.TTL > 0 && p.LoopWait > 0 && p.RetryTimeout > 0 && p.LoopWait+2*p.RetryTimeout > p.TTL {
+		c.wrong(field, "raise ttl, or lower the other two", "loop_wait + 2 * retry_timeout is %d, more than ttl (%d): a healthy primary could lose its lock",
+			p.LoopWait+2*p.RetryTimeout, p.TTL)
+	}
+}
