@@ -180,10 +180,11 @@ type delayedFrame struct {
 }
 
 func (d *delayLine) hold(f frame, due time.Time) bool {
-	if d.bytes+f.size(false) > d.limit {
+	size := lengthSize + f.size(false) // what it takes in the queue
+	if d.bytes+size > d.limit {
 		return false
 	}
-	d.bytes += f.size(false)
+	d.bytes += size
 	d.number++
 	heap.Push(&d.frames, delayedFrame{f.clone(), due, d.number})
 	if d.frames[0].number == d.number {
@@ -216,7 +217,7 @@ func (d *delayLine) release() {
 			return
 		}
 		f := heap.Pop(&d.frames).(delayedFrame)
-		d.bytes -= f.size(false)
+		d.bytes -= lengthSize + f.size(false)
 		if s.faults.cut(d.p.name) {
 			d.p.stats.Cut++
 			continue
