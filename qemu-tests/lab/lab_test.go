@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/slipwayhq/slipway/internal/fault"
+	"github.com/slipwayhq/slipway/qemu-tests/lab/ether"
 )
 
 func complete(t *testing.T, vm VM) VM {
@@ -83,6 +84,31 @@ func TestNetworkIsIsolatedUnlessOpened(t *testing.T) {
 	}
 	if got := commandLine(t, complete(t, VM{NICs: []NIC{{Open: true}}}), TCG); strings.Contains(got, "restrict") {
 		t.Error(got)
+	}
+}
+
+func TestNICsOnASwitchGetTheirSocketsInOrder(t *testing.T) {
+	sw := ether.New(ether.Options{})
+	defer sw.Close()
+	vm := complete(t, VM{Name: "a-db1", NICs: []NIC{{Switch: sw}, {}, {Switch: sw, PortName: "elsewhere/7"}}})
+	got := commandLine(t, vm, TCG)
+	for _, want := range []string{
+		"stream,id=net0,server=off,addr.type=fd,addr.str=5", "user,id=net1,restrict=on", "stream,id=net2,server=off,addr.type=fd,addr.str=6",
+		"virtio-net-pci,netdev=net2,mac=",
+	} {
+		if !strings.Contains(got, want) {
+			t.Errorf("missing %q in %s", want, got)
+		}
+	}
+	if a, b := vm.NICs[0].PortName, vm.NICs[2].PortName; a != "a-db1/0" || b != "elsewhere/7" {
+		t.Errorf("ports %s and %s", a, b)
+	}
+}
+
+func TestANICOnASwitchForwardsNothing(t *testing.T) {
+	vm := VM{Name: "a", Image: "disk.raw", Dir: t.TempDir(), NICs: []NIC{{Switch: new(ether.Switch), Forwards: []Forward{{Port: 22}}}}}
+	if _, err := vm.complete(); fault.Of(err) != fault.Usage {
+		t.Errorf("%v", err)
 	}
 }
 

@@ -117,7 +117,7 @@ func (n *netstack) plug(ctx context.Context, sw *ether.Switch, id tcpip.NICID, l
 
 // heed takes announcements of an address that moved to another card (RFC 5227,
 // 3), as VRRP makes them. The stack by itself ignores them and would keep
-// sending to the old card for 8 s, which a router does not.
+// sending to the old card for half a minute, which a router does not.
 func (n *netstack) heed(id tcpip.NICID, frame []byte) {
 	if header.Ethernet(frame).Type() != arp.ProtocolNumber {
 		return
