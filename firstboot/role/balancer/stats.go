@@ -58,8 +58,10 @@ func parse(data []byte) ([]status.Backend, error) {
 		return nil, fmt.Errorf("haproxy's statistics cannot be read: %w", err)
 	}
 	column := map[string]int{}
-	for i, name := range rows[0] {
-		column[name] = i
+	if len(rows) > 0 {
+		for i, name := range rows[0] {
+			column[name] = i
+		}
 	}
 	for _, name := range []string{"pxname", "svname", "status", "check_status", "check_code", "last_chk"} {
 		if _, ok := column[name]; !ok {
