@@ -41,10 +41,13 @@ const probeTime = 20 * time.Second
 // the guest's processors on threads of their own: the kernel's allocator, which
 // uses the instruction if there is one, then corrupts memory. So it is hidden,
 // or, for a guest that cannot do without, the processors take turns on one thread.
-func (a Accel) args(wideAtomics bool) []string {
+// A guest with one processor has nobody to race with, and may have it at no cost.
+func (a Accel) args(cpus int, wideAtomics bool) []string {
 	switch {
 	case a == KVM:
 		return []string{"-accel", "kvm", "-cpu", "host"}
+	case cpus == 1:
+		return []string{"-accel", "tcg,thread=multi,tb-size=512", "-cpu", "max"}
 	case wideAtomics:
 		return []string{"-accel", "tcg,thread=single,tb-size=512", "-cpu", "max"}
 	}
@@ -180,9 +183,9 @@ func probe(ctx context.Context, accel Accel, kernel []byte, limit time.Duration)
 	bounded, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	var console bytes.Buffer
-	a := append([]string{"-nodefaults", "-no-user-config", "-display", "none", "-machine", "q35", "-smp", "2", "-m", "512",
+	a := append([]string{"-nodefaults", "-no-user-config", "-display", "none", "-machine", "q35", "-smp", fmt.Sprint(probeCPUs), "-m", "512",
 		"-serial", "stdio", "-no-reboot", "-kernel", kernelFile, "-initrd", initrdFile,
-		"-append", "console=ttyS0 panic=-1"}, accel.args(false)...)
+		"-append", "console=ttyS0 panic=-1"}, accel.args(probeCPUs, false)...)
 	cmd := exec.CommandContext(bounded, qemuSystem, a...)
 	cmd.Stdout = &console
 	cmd.Stderr = &console
@@ -202,6 +205,9 @@ func probe(ctx context.Context, accel Accel, kernel []byte, limit time.Duration)
 	last := strings.TrimSpace(console.String())
 	return verdict{Reason: fmt.Sprintf("QEMU with %s ended: %s", accel, last[max(0, len(last)-200):])}, nil
 }
+
+// probeCPUs is more than one, as in most machines.
+const probeCPUs = 2
 
 const probeWord = "slipway: this kernel runs"
 

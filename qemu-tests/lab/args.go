@@ -55,7 +55,7 @@ func args(vm VM, accel Accel) ([]string, error) {
 		"-device", "virtio-rng-pci",
 		"-device", "virtio-scsi-pci,id=" + strings.TrimSuffix(scsiBus, ".0"),
 	}
-	a = append(a, accel.args(vm.WideAtomics)...)
+	a = append(a, accel.args(vm.CPUs, vm.WideAtomics)...)
 	a = append(a, firmwareArgs(vm)...)
 	if vm.DMISerial != "" {
 		a = append(a, "-smbios", "type=1,serial="+opt(vm.DMISerial))

@@ -68,6 +68,12 @@ func TestTCGKeepsCmpxchg16bOnOneThreadOnly(t *testing.T) {
 	}
 }
 
+func TestOneProcessorHasCmpxchg16bAtNoCost(t *testing.T) {
+	if got := commandLine(t, complete(t, VM{CPUs: 1}), TCG); !strings.Contains(got, "tcg,thread=multi") || strings.Contains(got, "-cx16") {
+		t.Error(got)
+	}
+}
+
 func TestSecureBootGuardsTheVariablesWithSMM(t *testing.T) {
 	got := commandLine(t, complete(t, VM{Firmware: SecureBoot}), TCG)
 	for _, want := range []string{"-machine q35,smm=on", "driver=cfi.pflash01,property=secure,value=on"} {

@@ -44,7 +44,8 @@ type VM struct {
 	Kernel, Initrd, Append string
 
 	// WideAtomics says that programs of the guest need the instruction cmpxchg16b. HAProxy does: it
-	// is compiled in and dies of an invalid opcode without. It makes TCG slower, see accel.go.
+	// is compiled in and dies of an invalid opcode without. It makes TCG slower where there is
+	// more than one CPU, see accel.go.
 	WideAtomics bool
 
 	Firmware   Firmware // default BIOS

@@ -1,0 +1,457 @@
+package lab
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/sirupsen/logrus"
+
+	"github.com/slipwayhq/slipway/firstboot/status"
+	"github.com/slipwayhq/slipway/firstboot/topology"
+	"github.com/slipwayhq/slipway/internal/fault"
+)
+
+// ClusterConfig describes a cluster of machines. Topology, Images, Seeds and Dir
+// must be given.
+type ClusterConfig struct {
+	Topology *topology.Topology
+	Images   string // directory with an image for each role, ROLE.qcow2
+	Seeds    string // directory with a seed for each node, NODE.nocloud.iso
+	Dir      string // the machines' directories are made in it
+	// CPUs that a machine has; default 1, whatever the topology says: under TCG more of them are
+	// slower as soon as the host has fewer than the guests together, and see accel.go.
+	CPUs int
+	// Memory of machines whose size the topology leaves open, bytes; default 1 GiB.
+	Memory int64
+	// Adjust may change a machine before it is made.
+	Adjust func(topology.Node, *VM)
+	Log    logrus.FieldLogger // default: logrus's standard logger
+}
+
+const (
+	clusterMemory = 1 << 30
+	clusterDisk   = 8 << 30 // of nodes whose size the topology leaves open; it takes room only where it is written
+)
+
+// Cluster is the machines of a topology, each powered on or off, on the switch
+// that connects them. Its methods may be called from several goroutines.
+type Cluster struct {
+	topology *topology.Topology
+	log      logrus.FieldLogger
+	network  *network
+	members  []*clusterNode // in the topology's order
+}
+
+// clusterNode is a machine and what the host knows of it.
+type clusterNode struct {
+	*Machine
+	node topology.Node
+
+	power sync.Mutex // held while the power is switched on, or off in good order
+	shot  sync.Mutex // held while the screen is taken
+
+	mu      sync.Mutex
+	on      bool // when it was last looked at
+	since   time.Time
+	blocked bool
+}
+
+// NewCluster makes all machines, powered off, and their network.
+func NewCluster(ctx context.Context, cfg ClusterConfig) (*Cluster, error) {
+	if cfg.Log == nil {
+		cfg.Log = logrus.StandardLogger()
+	}
+	if cfg.CPUs == 0 {
+		cfg.CPUs = 1
+	}
+	if cfg.Memory == 0 {
+		cfg.Memory = clusterMemory
+	}
+	if err := cfg.check(); err != nil {
+		return nil, err
+	}
+	network, err := newNetwork(cfg.Topology, cfg.Log)
+	if err != nil {
+		return nil, err
+	}
+	c := &Cluster{topology: cfg.Topology, log: cfg.Log, network: network}
+	for _, n := range cfg.Topology.Nodes {
+		m, err := New(ctx, cfg.machine(network, n))
+		if err != nil {
+			c.Close()
+			return nil, err
+		}
+		c.members = append(c.members, &clusterNode{Machine: m, node: n})
+	}
+	return c, nil
+}
+
+// Image is the image file of a role in a directory of images.
+func Image(images, role string) string { return filepath.Join(images, role+".qcow2") }
+
+// Seed is the seed of a node in a directory of seeds, as "slipway seed" names it.
+func Seed(seeds, node string) string { return filepath.Join(seeds, node+".nocloud.iso") }
+
+// check names all images and seeds that are missing, before anything is made.
+func (cfg ClusterConfig) check() error {
+	for _, role := range Roles(cfg.Topology) {
+		if _, err := os.Stat(Image(cfg.Images, role)); err != nil {
+			return fault.New(fault.Missing, "no image of the role %s: %w", role, err).WithMend("run: slipway build %s", role)
+		}
+	}
+	for _, n := range cfg.Topology.Nodes {
+		if _, err := os.Stat(Seed(cfg.Seeds, n.Name)); err != nil {
+			return fault.New(fault.Missing, "no seed of the node %s: %w", n.Name, err).WithMend("run: slipway seed %s", cfg.Topology.Path())
+		}
+	}
+	return nil
+}
+
+// Roles are the roles of a topology's nodes, each once, sorted.
+func Roles(t *topology.Topology) []string {
+	var roles []string
+	for _, n := range t.Nodes {
+		roles = append(roles, n.Role)
+	}
+	slices.Sort(roles)
+	return slices.Compact(roles)
+}
+
+func (cfg ClusterConfig) machine(network *network, n topology.Node) VM {
+	vm := VM{
+		Name: n.Name, Image: Image(cfg.Images, n.Role), Format: "qcow2", Dir: filepath.Join(cfg.Dir, n.Name),
+		Seeds: []string{Seed(cfg.Seeds, n.Name)}, CPUs: cfg.CPUs, WideAtomics: true,
+		Memory: cfg.Memory, DiskSize: clusterDisk, NICs: network.cards(n), Log: cfg.Log,
+	}
+	if n.Size.Memory != 0 {
+		vm.Memory = int64(n.Size.Memory)
+	}
+	if n.Size.Disk != 0 {
+		vm.DiskSize = int64(n.Size.Disk)
+	}
+	if cfg.Adjust != nil {
+		cfg.Adjust(n, &vm)
+	}
+	return vm
+}
+
+// Topology is what the cluster was made from.
+func (c *Cluster) Topology() *topology.Topology { return c.topology }
+
+// Node is the machine of a node.
+func (c *Cluster) Node(name string) (*Machine, error) {
+	n, err := c.node(name)
+	if err != nil {
+		return nil, err
+	}
+	return n.Machine, nil
+}
+
+func (c *Cluster) node(name string) (*clusterNode, error) {
+	for _, n := range c.members {
+		if n.node.Name == name {
+			return n, nil
+		}
+	}
+	return nil, fault.New(fault.Usage, "cluster %s has no node %q", c.topology.Name, name)
+}
+
+// named are the nodes with these names, or all without any.
+func (c *Cluster) named(names []string) ([]*clusterNode, error) {
+	if len(names) == 0 {
+		return c.members, nil
+	}
+	var nodes []*clusterNode
+	for _, name := range names {
+		n, err := c.node(name)
+		if err != nil {
+			return nil, err
+		}
+		nodes = append(nodes, n)
+	}
+	return nodes, nil
+}
+
+// Nodes is what the host knows of all nodes, in the topology's order.
+func (c *Cluster) Nodes() []NodeState {
+	states := make([]NodeState, len(c.members))
+	for i, n := range c.members {
+		states[i] = n.state()
+	}
+	return states
+}
+
+func (n *clusterNode) state() NodeState {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.look()
+	return NodeState{Name: n.node.Name, Role: n.node.Role, Site: n.node.Site, Address: n.node.Address(),
+		On: n.on, Since: n.since, Blocked: n.blocked, PID: n.PID(), Dir: n.Dir()}
+}
+
+// look notes whether the machine has power. A guest may end it by itself, which
+// nobody tells.
+func (n *clusterNode) look() {
+	if on := n.Running(); on != n.on {
+		n.on, n.since = on, time.Now()
+	}
+}
+
+// StartAll powers on all machines that are off, at the same time.
+func (c *Cluster) StartAll(ctx context.Context) error {
+	_, err := c.Start(ctx)
+	return err
+}
+
+// Start powers on those of the named machines, or of all, that are off, and says
+// which. They are killed when ctx ends.
+func (c *Cluster) Start(ctx context.Context, names ...string) (started []string, err error) {
+	return c.each(names, func(n *clusterNode) (bool, error) {
+		n.power.Lock()
+		defer n.power.Unlock()
+		if n.Running() {
+			return false, nil
+		}
+		n.Crash() // what is left of a machine that ended by itself
+		// Its disk may have been removed to begin anew.
+		if err := prepare(ctx, n.vm); err != nil {
+			return false, fmt.Errorf("machine %s: %w", n.Name(), err)
+		}
+		return true, n.PowerOn(ctx)
+	})
+}
+
+// Shutdown has the named guests, or all, power off, and cuts the power of those
+// that have not when ctx ends. It says which had power, and which lost it so.
+func (c *Cluster) Shutdown(ctx context.Context, names ...string) (stopped, forced []string, err error) {
+	var mu sync.Mutex
+	stopped, err = c.each(names, func(n *clusterNode) (bool, error) {
+		n.power.Lock()
+		defer n.power.Unlock()
+		if !n.Running() {
+			return false, nil
+		}
+		if err := n.Shutdown(ctx); err != nil && n.Running() {
+			c.log.Debugf("shutting down %s: %v", n.Name(), err)
+			n.Crash()
+			mu.Lock()
+			forced = append(forced, n.Name())
+			mu.Unlock()
+		}
+		return true, nil
+	})
+	slices.Sort(forced)
+	return stopped, forced, err
+}
+
+// Crash cuts the power of the named machines, or of all, and says which had it.
+func (c *Cluster) Crash(names ...string) (stopped []string, err error) {
+	return c.each(names, func(n *clusterNode) (bool, error) {
+		was := n.Running()
+		n.Crash()
+		return was, nil
+	})
+}
+
+// each does something to nodes at the same time and says for which of them it
+// was true, in the topology's order.
+func (c *Cluster) each(names []string, do func(*clusterNode) (bool, error)) ([]string, error) {
+	nodes, err := c.named(names)
+	if err != nil {
+		return nil, err
+	}
+	did, errs := make([]bool, len(nodes)), make([]error, len(nodes))
+	var wg sync.WaitGroup
+	for i, n := range nodes {
+		wg.Go(func() {
+			did[i], errs[i] = do(n)
+			n.state()
+		})
+	}
+	wg.Wait()
+	changed := []string{}
+	for i, n := range nodes {
+		if did[i] && errs[i] == nil {
+			changed = append(changed, n.node.Name)
+		}
+	}
+	return changed, errors.Join(errs...)
+}
+
+// Block cuts a node off the network: neither the other nodes nor the outside
+// hear of it, while it keeps its carrier.
+func (c *Cluster) Block(name string) error { return c.setBlocked(name, true) }
+
+// Unblock ends Block.
+func (c *Cluster) Unblock(name string) error { return c.setBlocked(name, false) }
+
+func (c *Cluster) setBlocked(name string, blocked bool) error {
+	n, err := c.node(name)
+	if err != nil {
+		return err
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	c.network.block(name, blocked)
+	n.blocked = blocked
+	return nil
+}
+
+// Dial connects by TCP to an address in the cluster's network, as a computer
+// outside of the cluster would, from the gateway.
+func (c *Cluster) Dial(ctx context.Context, address string) (net.Conn, error) {
+	return c.network.dial(ctx, address)
+}
+
+// Report is a node's own account of itself, by way of the guest agent, so that it
+// needs no network in the guest.
+func (c *Cluster) Report(ctx context.Context, name string) (*status.Report, error) {
+	n, err := c.node(name)
+	if err != nil {
+		return nil, err
+	}
+	// Its exit status tells the state once more.
+	text, err := n.Succeed(ctx, "firstboot status --json || true")
+	if err != nil {
+		return nil, err
+	}
+	var r status.Report
+	if err := json.Unmarshal([]byte(text), &r); err != nil {
+		return nil, fmt.Errorf("firstboot status of %s: %w", name, err)
+	}
+	return &r, nil
+}
+
+// WaitUntilReady waits until the named nodes, or all, say that they are ready.
+// Its deadline is that of ctx: it depends on the cluster how long that takes.
+func (c *Cluster) WaitUntilReady(ctx context.Context, names ...string) error {
+	return c.WaitUntil(ctx, status.Ready, names...)
+}
+
+// WaitUntil is WaitUntilReady for another state.
+func (c *Cluster) WaitUntil(ctx context.Context, want status.State, names ...string) error {
+	_, err := c.each(names, func(n *clusterNode) (bool, error) {
+		last := "it has said nothing"
+		for pause := 100 * time.Millisecond; ; pause = min(2*pause, 2*time.Second) {
+			if !n.Running() {
+				return false, n.failed("waited for it to be %s: %w", want, errMachineEnded)
+			}
+			// A guest that boots says nothing: ask again before the agent's channel is waited for in vain.
+			bounded, cancel := context.WithTimeout(ctx, 4*knockTime)
+			r, err := c.Report(bounded, n.node.Name)
+			cancel()
+			switch {
+			case err == nil && r.State == want:
+				return true, nil
+			case err == nil:
+				last = "it is " + Progress(r)
+			case ctx.Err() == nil:
+				last = firstLine(err.Error())
+			}
+			select {
+			case <-time.After(pause):
+			case <-ctx.Done():
+				return false, n.failed("waited for it to be %s: %w; last: %s", want, ctx.Err(), last)
+			}
+		}
+	})
+	return err
+}
+
+// Progress is a report in a few words: the state and what is waited for.
+func Progress(r *status.Report) string {
+	text := string(r.State)
+	for _, s := range r.Steps {
+		switch {
+		case s.State == status.Broken:
+			return text + ": " + s.Name + ": " + s.Error
+		case s.State == status.Running && s.WaitingFor != "":
+			return text + ": " + s.Name + ": waiting for " + s.WaitingFor
+		case s.State == status.Running:
+			text += ": " + s.Name
+		}
+	}
+	return text
+}
+
+// InsertSeed puts another seed into a node's drive, whether it runs or not.
+func (c *Cluster) InsertSeed(ctx context.Context, name, iso string) error {
+	n, err := c.node(name)
+	if err != nil {
+		return err
+	}
+	abs, err := filepath.Abs(iso)
+	if err != nil {
+		return err
+	}
+	n.power.Lock()
+	defer n.power.Unlock()
+	n.vm.Seeds = []string{abs}
+	if !n.Running() {
+		return nil
+	}
+	return n.InsertCD(ctx, abs)
+}
+
+// Console connects to a node's serial port.
+func (c *Cluster) Console(name string) (net.Conn, error) {
+	n, err := c.node(name)
+	if err != nil {
+		return nil, err
+	}
+	if !n.Running() {
+		return nil, fault.New(fault.Failed, "%s is powered off", name).WithMend("start it with slipway up %s %s", c.topology.Path(), name)
+	}
+	return n.Serial()
+}
+
+// ConsoleLog is what a node's serial port has said since it was last powered on.
+func (c *Cluster) ConsoleLog(name string) (string, error) {
+	n, err := c.node(name)
+	if err != nil {
+		return "", err
+	}
+	return n.BootLog(), nil
+}
+
+// ConsoleSize tells a guest how large the terminal at its serial port is: a
+// serial line has no way to say so (tty_ioctl(4), TIOCSWINSZ).
+func (c *Cluster) ConsoleSize(ctx context.Context, name string, rows, columns int) error {
+	n, err := c.node(name)
+	if err != nil {
+		return err
+	}
+	_, err = n.Succeed(ctx, fmt.Sprintf("stty -F /dev/ttyS0 rows %d cols %d", rows, columns))
+	return err
+}
+
+// Screenshot is a node's screen as PNG.
+func (c *Cluster) Screenshot(ctx context.Context, name string) ([]byte, error) {
+	n, err := c.node(name)
+	if err != nil {
+		return nil, err
+	}
+	n.shot.Lock()
+	defer n.shot.Unlock()
+	file := n.path("screen.png")
+	if err := n.Machine.Screenshot(ctx, file); err != nil {
+		return nil, err
+	}
+	defer os.Remove(file)
+	return os.ReadFile(file)
+}
+
+// Close cuts the power of all machines and ends their network. The directories
+// stay.
+func (c *Cluster) Close() {
+	c.Crash()
+	c.network.close()
+}

@@ -1,0 +1,90 @@
+package daemon
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"net/netip"
+	"os"
+
+	"github.com/sirupsen/logrus"
+
+	"github.com/slipwayhq/slipway/firstboot/topology"
+	"github.com/slipwayhq/slipway/internal/fault"
+	"github.com/slipwayhq/slipway/qemu-tests/lab"
+)
+
+// Run is the daemon's life: it takes the place, makes the cluster that the
+// Request in it describes, and serves it until ctx ends or somebody says quit.
+func Run(ctx context.Context, place Place, log logrus.FieldLogger) (err error) {
+	starter := StarterOf()
+	defer func() {
+		if err != nil {
+			starter.Failed(err)
+		}
+	}()
+	release, err := Hold(place)
+	if err != nil {
+		return err
+	}
+	defer release()
+	request, err := ReadRequest(place)
+	if err != nil {
+		return fault.New(fault.Usage, "%w", err).WithMend("start the lab with slipway up")
+	}
+	digest, err := Digest(request.Topology)
+	if err != nil {
+		return err
+	}
+	top, err := topology.Load(request.Topology)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	cluster, err := lab.NewCluster(ctx, lab.ClusterConfig{Topology: top, Images: request.Images, Seeds: request.Seeds,
+		Dir: place.Machines(), CPUs: request.CPUs, Memory: request.Memory, Log: log})
+	if err != nil {
+		return err
+	}
+	forwards, err := OpenForwards(ctx, place, ForwardsOf(top), cluster.Dial, log)
+	if err != nil {
+		cluster.Close()
+		return err
+	}
+	about := About{Cluster: top.Name, Topology: request.Topology, Digest: digest}
+	return Serve(ctx, place, about, cluster, forwards, log, starter.Ready)
+}
+
+// Digest tells one text of a topology file from another: SHA-256, hexadecimal.
+func Digest(path string) (string, error) {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return "", fault.New(fault.Input, "topology: %w", err)
+	}
+	sum := sha256.Sum256(data)
+	return hex.EncodeToString(sum[:]), nil
+}
+
+// ForwardsOf are the ports of a topology's virtual addresses.
+func ForwardsOf(t *topology.Topology) []Forward {
+	var all []Forward
+	for _, v := range t.VIPs {
+		for _, p := range []struct {
+			service string
+			port    int
+		}{{ReadWrite, v.ReadWrite}, {ReadOnly, v.ReadOnly}} {
+			if p.port != 0 {
+				all = append(all, Forward{Name: v.Name, Service: p.service,
+					Guest: netip.AddrPortFrom(v.Address, uint16(p.port)).String()})
+			}
+		}
+	}
+	return all
+}
+
+// Services behind a virtual address.
+const (
+	ReadWrite = "read-write" // the primary
+	ReadOnly  = "read-only"  // the replicas
+)

@@ -1,0 +1,168 @@
+package labtest
+
+import (
+	"context"
+	"net"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/slipwayhq/slipway/firstboot/status"
+	"github.com/slipwayhq/slipway/qemu-tests/lab"
+)
+
+// Cluster is a lab.Cluster bound to a test, which it ends when a claim does not
+// hold.
+type Cluster struct {
+	testing.TB
+	lab   *lab.Cluster
+	ctx   context.Context // ends after the test's cleanups
+	nodes map[string]*Machine
+}
+
+// NewCluster makes the machines of a topology, powered off, that end with the
+// test. Their directories are in a temporary one unless cfg names another.
+func NewCluster(t testing.TB, cfg lab.ClusterConfig) *Cluster {
+	t.Helper()
+	if cfg.Dir == "" {
+		cfg.Dir = t.TempDir()
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	cluster, err := lab.NewCluster(ctx, cfg)
+	if err != nil {
+		cancel()
+		t.Fatal(err)
+	}
+	c := &Cluster{TB: t, lab: cluster, ctx: ctx, nodes: map[string]*Machine{}}
+	for _, n := range cluster.Nodes() {
+		machine, err := cluster.Node(n.Name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.nodes[n.Name] = &Machine{TB: t, life: &life{lab: machine, ctx: ctx, out: outDir(t)}}
+	}
+	t.Cleanup(func() {
+		defer cancel()
+		if t.Failed() {
+			c.keep(t)
+		}
+		cluster.Close()
+	})
+	return c
+}
+
+// In is the same cluster, bound to a subtest.
+func (c *Cluster) In(t testing.TB) *Cluster {
+	in := &Cluster{TB: t, lab: c.lab, ctx: c.ctx, nodes: map[string]*Machine{}}
+	for name, m := range c.nodes {
+		in.nodes[name] = m.In(t)
+	}
+	return in
+}
+
+// Lab is the cluster itself, for what must return an error.
+func (c *Cluster) Lab() *lab.Cluster { return c.lab }
+
+// Node is the machine of a node.
+func (c *Cluster) Node(name string) *Machine {
+	c.Helper()
+	m := c.nodes[name]
+	if m == nil {
+		c.Fatalf("the cluster has no node %q", name)
+	}
+	return m
+}
+
+// keep saves the evidence of all machines that ever had power.
+func (c *Cluster) keep(t testing.TB) {
+	t.Helper()
+	for _, n := range c.lab.Nodes() {
+		if !n.Since.IsZero() {
+			c.nodes[n.Name].keep(t)
+		}
+	}
+}
+
+func (c *Cluster) must(err error) {
+	c.Helper()
+	if err == nil {
+		return
+	}
+	c.keep(c.TB)
+	c.Fatal(err)
+}
+
+// StartAll powers on all nodes at the same time.
+func (c *Cluster) StartAll() { c.Helper(); c.must(c.lab.StartAll(c.ctx)) }
+
+// Start powers on nodes that are off.
+func (c *Cluster) Start(names ...string) {
+	c.Helper()
+	_, err := c.lab.Start(c.ctx, names...)
+	c.must(err)
+}
+
+// Crash cuts the power of nodes; of all without names.
+func (c *Cluster) Crash(names ...string) {
+	c.Helper()
+	_, err := c.lab.Crash(names...)
+	c.must(err)
+}
+
+// Shutdown has guests power off, all without names. One that has not within the
+// limit ends the test.
+func (c *Cluster) Shutdown(limit time.Duration, names ...string) {
+	c.Helper()
+	ctx, cancel := context.WithTimeout(c.ctx, limit)
+	defer cancel()
+	_, forced, err := c.lab.Shutdown(ctx, names...)
+	c.must(err)
+	if len(forced) > 0 {
+		c.keep(c.TB)
+		c.Fatalf("%v did not shut down within %v", forced, limit)
+	}
+}
+
+// Block cuts a node off the network, Unblock ends that.
+func (c *Cluster) Block(name string)   { c.Helper(); c.must(c.lab.Block(name)) }
+func (c *Cluster) Unblock(name string) { c.Helper(); c.must(c.lab.Unblock(name)) }
+
+// WaitUntilReady waits until nodes say that they are ready; all without names.
+func (c *Cluster) WaitUntilReady(limit time.Duration, names ...string) {
+	c.Helper()
+	c.WaitUntil(status.Ready, limit, names...)
+}
+
+// WaitUntil waits until nodes are in a state; all without names.
+func (c *Cluster) WaitUntil(want status.State, limit time.Duration, names ...string) {
+	c.Helper()
+	ctx, cancel := context.WithTimeout(c.ctx, limit)
+	defer cancel()
+	c.must(c.lab.WaitUntil(ctx, want, names...))
+}
+
+// Report is a node's own account of itself.
+func (c *Cluster) Report(name string) *status.Report {
+	c.Helper()
+	r, err := c.lab.Report(c.ctx, name)
+	c.must(err)
+	return r
+}
+
+// Dial connects to an address in the cluster's network, as a computer outside of
+// the cluster would. The connection ends with the test.
+func (c *Cluster) Dial(address string) net.Conn {
+	c.Helper()
+	conn, err := c.lab.Dial(c.ctx, address)
+	c.must(err)
+	c.Cleanup(func() { conn.Close() })
+	return conn
+}
+
+// InsertSeed puts another seed into a node's drive.
+func (c *Cluster) InsertSeed(name, iso string) {
+	c.Helper()
+	abs, err := filepath.Abs(iso)
+	c.must(err)
+	c.must(c.lab.InsertSeed(c.ctx, name, abs))
+}
