@@ -231,7 +231,7 @@ func (s *content) read() (*Metadata, error) {
 	var inline []byte // network configuration that stands inside meta-data
 	var err error
 	if s.openStack {
-		err = md.readOpenStack(s.file(s.metaName), s.meta)
+		inline, err = md.readOpenStack(s.file(s.metaName), s.meta)
 	} else {
 		inline, err = md.readMeta(s.file(s.metaName), s.meta)
 	}
@@ -248,20 +248,20 @@ func (s *content) read() (*Metadata, error) {
 // readNetwork reads the network configuration: the seed's file, or else what
 // stands inside its meta-data.
 func (m *Metadata) readNetwork(s *content, inline []byte) {
-	network, name := s.network, s.networkName
+	network, name, parse := s.network, s.networkName, netconf.Parse
 	switch {
 	case s.networkErr != nil:
 		m.NetworkError = s.networkErr
 		return
+	case s.openStack && inline != nil: // says more than the file beside it
+		network, name = inline, s.metaName+", meta.network-config"
+	case s.openStack:
+		parse = netconf.ParseOpenStack
 	case network != nil: // wins over what stands inside meta-data, right or wrong
 	case m.NetworkError != nil:
 		return
 	case inline != nil:
 		network, name = inline, s.metaName+", network"
-	}
-	parse := netconf.Parse
-	if s.openStack {
-		parse = netconf.ParseOpenStack
 	}
 	cfg, warnings, err := parse(s.file(name), network)
 	m.Network, m.NetworkError = cfg, err

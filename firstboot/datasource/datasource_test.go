@@ -295,6 +295,22 @@ func TestConfigDrive(t *testing.T) {
 	}
 }
 
+func TestAConfigDriveMayHaveItsNetworkInCloudInitsFormat(t *testing.T) {
+	meta := func(network string) []byte {
+		return []byte(`{"uuid": "u", "meta": {"network-config": "version: 2\nethernets:\n  lan: {match: {name: e*}, addresses: [` + network + `]}\n"}}`)
+	}
+	other := []byte(`{"links": [{"id": "a", "type": "phy", "ethernet_mac_address": "52:54:00:00:00:01"}], "networks": [{"id": "n", "link": "a", "type": "ipv4_dhcp"}]}`)
+	m := machine{disks: map[string][]byte{"/dev/sr0": drive(t, seed.ConfigDrive{MetaData: meta("192.0.2.10/24"), NetworkData: other})}}
+	md := m.mustFind(t)
+	if md.Network == nil || len(md.Network.Links) != 1 || md.Network.Links[0].DHCP4 || md.Network.Links[0].Addresses[0].Prefix.String() != "192.0.2.10/24" {
+		t.Errorf("network %+v, %v", md.Network, md.NetworkError)
+	}
+	m = machine{disks: map[string][]byte{"/dev/sr0": drive(t, seed.ConfigDrive{MetaData: meta("wrong"), NetworkData: other})}}
+	if md := m.mustFind(t); md.NetworkError == nil || !strings.Contains(md.NetworkError.Error(), "meta.network-config:3") {
+		t.Errorf("a mistake in it: %v", md.NetworkError)
+	}
+}
+
 func TestAConfigDriveMayHaveEmptyJSON(t *testing.T) {
 	for _, empty := range []string{"", " \n", "{}", "null"} {
 		m := machine{disks: map[string][]byte{"/dev/sr0": drive(t, seed.ConfigDrive{

@@ -33,7 +33,8 @@ func FuzzOpenStackMeta(f *testing.F) {
 	f.Add([]byte(`{"uuid": "u", "hostname": "h", "public_keys": {"a": "b"}, "keys": [{"type": "ssh", "data": "x"}], "meta": {"slipway": "a: 1"}}`))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		var md Metadata
-		refused(t, md.readOpenStack("file", data))
+		_, wrong := md.readOpenStack("file", data)
+		refused(t, wrong)
 		_, err := vendorJSON("file", data)
 		refused(t, err)
 	})

@@ -227,14 +227,16 @@ type openStackMeta struct {
 	} `json:"network_config"`
 }
 
-// readOpenStack reads meta_data.json.
-func (m *Metadata) readOpenStack(file string, data []byte) error {
+// readOpenStack reads meta_data.json. It returns the network configuration that
+// may stand in it, in cloud-init's format: network_data.json can tell a card by
+// its address alone, and whoever writes a seed may not know that.
+func (m *Metadata) readOpenStack(file string, data []byte) (network []byte, err error) {
 	if len(bytes.TrimSpace(data)) == 0 {
-		return nil
+		return nil, nil
 	}
 	var om openStackMeta
 	if err := json.Unmarshal(data, &om); err != nil {
-		return jsonError(file, data, err)
+		return nil, jsonError(file, data, err)
 	}
 	m.InstanceID = om.UUID
 	m.setHostname(om.Name)
@@ -263,11 +265,14 @@ func (m *Metadata) readOpenStack(file string, data []byte) error {
 	if block, ok := om.Meta["slipway"]; ok {
 		node, err := parseYAML(file+", meta.slipway", []byte(block))
 		if err != nil {
-			return err
+			return nil, err
 		}
 		m.Slipway = node
 	}
-	return nil
+	if text, ok := om.Meta["network-config"]; ok {
+		network = []byte(text)
+	}
+	return network, nil
 }
 
 // jsonError turns an offset of encoding/json into a line.
