@@ -1,0 +1,196 @@
+package seeding
+
+import (
+	"bytes"
+	"net/netip"
+	"time"
+
+	"gopkg.in/yaml.v3"
+
+	"github.com/slipwayhq/slipway/firstboot/member"
+	"github.com/slipwayhq/slipway/firstboot/pki"
+	"github.com/slipwayhq/slipway/firstboot/plan"
+	"github.com/slipwayhq/slipway/firstboot/topology"
+)
+
+// content is what a node is told, but for the plan.
+type content struct {
+	certificates map[string]member.Pair
+	secrets      map[string]string
+	expires      time.Time
+}
+
+// content gets a node's certificates and passwords from the store. issued tells
+// whether any certificate is a new one.
+func (w *writer) content(n topology.Node) (c content, issued bool, err error) {
+	c = content{certificates: map[string]member.Pair{}, secrets: w.secrets(n)}
+	for _, r := range w.requests(n) {
+		pair, isNew, err := w.v.Certificate(r, w.o.Renew)
+		if err != nil {
+			return c, false, err
+		}
+		cert, err := pki.ParseCertificate(n.Name+", "+r.Purpose, pair.Certificate)
+		if err != nil {
+			return c, false, err
+		}
+		if c.expires.IsZero() || cert.NotAfter.Before(c.expires) {
+			c.expires = cert.NotAfter
+		}
+		issued = issued || isNew
+		c.certificates[r.Purpose] = member.Pair(pair)
+	}
+	return c, issued, nil
+}
+
+// requests are the certificates that a node needs: that of its agent, and those
+// of the services that its role runs.
+func (w *writer) requests(n topology.Node) []pki.Request {
+	names := []string{n.Name, "localhost"}
+	if w.t.Domain != "" {
+		names = append(names, fqdn(w.t, n))
+	}
+	addresses := []netip.Addr{netip.MustParseAddr("127.0.0.1"), netip.IPv6Loopback()}
+	for _, nic := range n.NICs {
+		addresses = append(addresses, nic.Address)
+	}
+	request := func(purpose string) pki.Request {
+		return pki.Request{Purpose: purpose, Node: n.Name, Names: names, Addresses: addresses}
+	}
+	agent := request(member.AgentCert)
+	agent.URI = pki.NodeURI(w.v.ID(), n.Name)
+	out := []pki.Request{agent}
+	database := plan.DatabaseRole(n.Role)
+	if held := w.plan.HeldBy(n.Name); database || len(held) > 0 || n.Role == "balancer" {
+		service := request(member.ServiceCert)
+		for _, v := range held {
+			service.Names = append(service.Names[:len(service.Names):len(service.Names)], v.Names...)
+			service.Addresses = append(service.Addresses[:len(service.Addresses):len(service.Addresses)], v.Address.Addr())
+		}
+		out = append(out, service)
+	}
+	if w.plan.Votes(n.Name) {
+		out = append(out, request(member.EtcdCert))
+	}
+	if database {
+		out = append(out, request(member.EtcdClient))
+	}
+	return out
+}
+
+// secrets are the passwords that a node needs. All databases of a cluster share
+// one set: a standby site replicates with the first site's, and after it is
+// promoted its databases are those of the first.
+func (w *writer) secrets(n topology.Node) map[string]string {
+	if !plan.DatabaseRole(n.Role) {
+		return nil
+	}
+	names := []string{plan.SuperuserPassword, plan.ReplicationPassword, plan.RewindPassword}
+	for _, d := range w.plan.Databases {
+		names = append(names, d.PasswordKey())
+	}
+	out := map[string]string{}
+	for _, name := range names {
+		out[name] = w.v.EnsureSecret(name)
+	}
+	return out
+}
+
+// fqdn is a node's whole name, or its short one where there is no domain.
+func fqdn(t *topology.Topology, n topology.Node) string {
+	if t.Domain == "" {
+		return n.Name
+	}
+	return n.Name + "." + t.Domain
+}
+
+// instanceID is a name that no machine of another cluster has. It stays the same
+// when the seed changes: a node acts on what its seed says, not on this.
+func (w *writer) instanceID(n topology.Node) string { return n.Name + "-" + w.v.ID()[:12] }
+
+// block is the node's block slipway.
+func (w *writer) block(n topology.Node, c content) (*member.Block, error) {
+	signed, err := w.v.SeedPlan(n.Name)
+	if err != nil {
+		return nil, err
+	}
+	b := &member.Block{
+		Format: member.Format, Cluster: w.v.Cluster(), Node: n.Name,
+		Authority:    pki.EncodeCertificate(w.v.Authority().Raw),
+		Certificates: c.certificates, Secrets: c.secrets, Plan: signed,
+	}
+	_, votes := c.certificates[member.EtcdCert]
+	if _, asks := c.certificates[member.EtcdClient]; votes || asks {
+		b.EtcdAuthority = pki.EncodeCertificate(w.v.EtcdAuthority().Raw)
+	}
+	return b, nil
+}
+
+// cloudConfig is a node's user-data.
+type cloudConfig struct {
+	Hostname       string   `yaml:"hostname"`
+	FQDN           string   `yaml:"fqdn,omitempty"`
+	PasswordLogin  bool     `yaml:"ssh_pwauth"`
+	DisableRoot    bool     `yaml:"disable_root"`
+	NTP            *ntp     `yaml:"ntp,omitempty"`
+	Users          []any    `yaml:"users,omitempty"`
+	AuthorizedKeys []string `yaml:"ssh_authorized_keys,omitempty"`
+}
+
+type ntp struct {
+	Enabled bool     `yaml:"enabled"`
+	Servers []string `yaml:"servers"`
+}
+
+type account struct {
+	Name       string   `yaml:"name"`
+	Shell      string   `yaml:"shell"`
+	Groups     []string `yaml:"groups,omitempty"`
+	Sudo       string   `yaml:"sudo,omitempty"`
+	LockPasswd bool     `yaml:"lock_passwd"`
+	Keys       []string `yaml:"ssh_authorized_keys,omitempty"`
+}
+
+// userData is plain cloud-config: names, accounts, time servers.
+func (w *writer) userData(n topology.Node) ([]byte, error) {
+	c := cloudConfig{Hostname: n.Name, DisableRoot: true}
+	if w.t.Domain != "" {
+		c.FQDN = fqdn(w.t, n)
+	}
+	if len(w.t.NTP) > 0 {
+		c.NTP = &ntp{Enabled: true, Servers: w.t.NTP}
+	}
+	if len(w.o.ExtraKeys) > 0 {
+		// Keys without a name go to the default user, "slipway".
+		c.AuthorizedKeys = w.o.ExtraKeys
+		c.Users = append(c.Users, "default")
+	}
+	for _, u := range w.t.Users {
+		a := account{Name: u.Name, Shell: "/bin/bash", LockPasswd: true, Keys: u.Keys}
+		if u.Sudo {
+			// Nobody has a password here, so sudo can ask for none.
+			a.Groups, a.Sudo = []string{"adm", "sudo"}, "ALL=(ALL) NOPASSWD:ALL"
+		}
+		c.Users = append(c.Users, a)
+	}
+	text, err := toYAML(c)
+	return append([]byte("#cloud-config\n"), text...), err
+}
+
+// metaData is NoCloud's meta-data.
+func (w *writer) metaData(n topology.Node, b *member.Block) ([]byte, error) {
+	return toYAML(struct {
+		InstanceID string        `yaml:"instance-id"`
+		Hostname   string        `yaml:"local-hostname"`
+		Slipway    *member.Block `yaml:"slipway"`
+	}{w.instanceID(n), fqdn(w.t, n), b})
+}
+
+func toYAML(v any) ([]byte, error) {
+	var b bytes.Buffer
+	encoder := yaml.NewEncoder(&b)
+	encoder.SetIndent(2)
+	if err := encoder.Encode(v); err != nil {
+		return nil, err
+	}
+	return b.Bytes(), encoder.Close()
+}
