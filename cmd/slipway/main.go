@@ -74,7 +74,7 @@ file, 4 the host lacks something, 5 network, 6 a hash or signature does not fit,
 			&cli.StringFlag{Name: "progress", Usage: "`HOW` to show progress: auto, bars, lines or none", Value: "auto"},
 		},
 		Commands: []*cli.Command{
-			lockCommand(), buildCommand(), pushCommand(), inspectCommand(), diffCommand(), sbomCommand(), cacheCommand(), completionCommand(),
+			lockCommand(), buildCommand(), pushCommand(), inspectCommand(), diffCommand(), sbomCommand(), cacheCommand(), seedCommand(), secretCommand(), completionCommand(),
 		},
 		EnableBashCompletion: true,
 		Suggest:              true,

@@ -199,10 +199,14 @@ func saveError(dir string, err error) error {
 	return fault.New(fault.Input, "the store %s cannot be written: %w", dir, err)
 }
 
-// Close lets other writers in. What was not saved is lost.
+// Close lets other writers in. What was not saved is lost, and of a store that
+// was never saved nothing stays.
 func (v *Vault) Close() error {
 	if v.lock == nil {
 		return nil
+	}
+	if v.read == nil {
+		os.Remove(v.dir) // fails, as it should, where anything is in it
 	}
 	err := v.lock.Close()
 	v.lock = nil

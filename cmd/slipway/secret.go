@@ -1,0 +1,115 @@
+package main
+
+import (
+	"fmt"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/slipwayhq/slipway/firstboot/plan"
+	"github.com/slipwayhq/slipway/firstboot/vault"
+	"github.com/slipwayhq/slipway/internal/fault"
+)
+
+func secretCommand() *cli.Command {
+	return &cli.Command{
+		Name:  "secret",
+		Usage: "look up the passwords that were made for a cluster",
+		Subcommands: []*cli.Command{
+			{
+				Name:      "list",
+				Usage:     "name the passwords in a cluster's store",
+				ArgsUsage: "CLUSTER.YAML",
+				Description: `Shows their names and what they are for, not the passwords.
+
+Examples:
+  slipway secret list cluster.yaml
+  slipway secret list cluster.yaml --json`,
+				Flags:        append([]cli.Flag{&cli.BoolFlag{Name: "json", Usage: "print JSON"}}, storeFlags()...),
+				BashComplete: completeFiles,
+				Action:       listSecrets,
+			},
+			{
+				Name:      "show",
+				Usage:     "print one password",
+				ArgsUsage: "CLUSTER.YAML NAME",
+				Description: `The only command that prints a password: to the terminal, or into a pipe.
+
+Examples:
+  slipway secret show cluster.yaml database-app
+  PGPASSWORD=$(slipway secret show cluster.yaml database-app) psql -h db.example.org -U app app`,
+				Flags:        append([]cli.Flag{&cli.BoolFlag{Name: "json", Usage: "print JSON"}}, storeFlags()...),
+				BashComplete: completeFiles,
+				Action:       showSecret,
+			},
+		},
+	}
+}
+
+// secretLine is a password's name and what it is for.
+type secretLine struct {
+	Name    string `json:"name"`
+	Purpose string `json:"purpose"`
+}
+
+func listSecrets(c *cli.Context) error {
+	path, err := topologyArgument(c)
+	if err != nil {
+		return err
+	}
+	v, err := openStore(c, path, vault.Options{ReadOnly: true})
+	if err != nil {
+		return err
+	}
+	defer v.Close()
+	lines := []secretLine{}
+	for _, name := range v.SecretNames() {
+		lines = append(lines, secretLine{name, secretPurpose(name)})
+	}
+	if c.Bool("json") {
+		return printJSON(c, lines)
+	}
+	w := tabwriter.NewWriter(c.App.Writer, 0, 0, 2, ' ', 0)
+	for _, l := range lines {
+		fmt.Fprintf(w, "%s\t%s\n", l.Name, l.Purpose)
+	}
+	return w.Flush()
+}
+
+func secretPurpose(name string) string {
+	switch name {
+	case plan.SuperuserPassword:
+		return "PostgreSQL's superuser, postgres"
+	case plan.ReplicationPassword:
+		return "replication between databases"
+	case plan.RewindPassword:
+		return "pg_rewind of a former primary"
+	}
+	if owner, ok := strings.CutPrefix(name, plan.Database{}.PasswordKey()); ok {
+		return "the database user " + owner
+	}
+	return ""
+}
+
+func showSecret(c *cli.Context) error {
+	if c.NArg() != 2 {
+		return fault.New(fault.Usage, "slipway secret show takes a topology and a name, not %d arguments", c.NArg()).
+			WithMend("slipway secret list CLUSTER.YAML tells the names")
+	}
+	v, err := openStore(c, c.Args().First(), vault.Options{ReadOnly: true})
+	if err != nil {
+		return err
+	}
+	defer v.Close()
+	name := c.Args().Get(1)
+	value, err := v.Secret(name)
+	if err != nil {
+		return err
+	}
+	if c.Bool("json") {
+		return printJSON(c, map[string]string{"name": name, "value": value})
+	}
+	_, err = fmt.Fprintln(c.App.Writer, value)
+	return err
+}
