@@ -78,10 +78,10 @@ func boot(t *testing.T, p *plan.Plan, authority *pki.Authority, name string) *ma
 		m.Put(t, file, string(data))
 		m.must(os.Chmod(m.Path(file), 0o755))
 	}
-	m.Put(t, "/usr/bin/curl", "#!/bin/sh\n[ -e /run/serves ] || exit 22\n")
+	m.Put(t, "/usr/bin/curl", "#!/bin/sh\necho $USER >>/run/asked/log\n[ -e /run/serves ] || exit 22\n")
 	m.must(os.Chmod(m.Path("/usr/bin/curl"), 0o755))
 	m.Output(t, "useradd", "--system", "--uid", "850", "--user-group", "keepalived_script")
-	// Pid files and the like, one set a machine.
+	m.Output(t, "install", "-d", "-o", "keepalived_script", "/run/asked")
 	space := exec.Command("unshare", "--net", "sleep", "infinity")
 	m.must(space.Start())
 	m.space = space.Process
@@ -149,20 +149,38 @@ func (m *machine) configure() {
 	m.must(err)
 }
 
-// start runs keepalived as the unit does: when it has ended, what the unit's
-// ExecStopPost names is run.
+// setting is what the unit's drop-in says under a key.
+func (m *machine) setting(key string) string {
+	m.t.Helper()
+	unit, err := os.ReadFile(overlay + "/usr/lib/systemd/system/keepalived.service.d/10-slipway.conf")
+	m.must(err)
+	for line := range strings.Lines(string(unit)) {
+		if value, ok := strings.CutPrefix(strings.TrimSpace(line), key+"="); ok {
+			return value
+		}
+	}
+	m.t.Fatalf("the unit has no %s", key)
+	return ""
+}
+
+// start runs keepalived as the unit does: with its capabilities, and when it has
+// ended, what ExecStopPost names is run.
 func (m *machine) start() {
 	m.t.Helper()
 	m.configure()
+	bounds := "-all"
+	for _, capability := range strings.Fields(m.setting("CapabilityBoundingSet")) {
+		bounds += ",+" + strings.ToLower(strings.TrimPrefix(capability, "CAP_"))
+	}
 	prefix := m.Node.Node.Run.(node.Exec).Prefix
-	argv := append(slices.Clone(prefix), "keepalived", "--dont-fork", "--vrrp", "--log-console", "--log-detail", "--pid", "/run/"+m.name+".pid", "--vrrp_pid", "/run/"+m.name+"-vrrp.pid")
+	argv := append(slices.Clone(prefix), "setpriv", "--bounding-set="+bounds, "--no-new-privs", "keepalived", "--dont-fork", "--vrrp", "--log-console", "--log-detail", "--pid", "/run/"+m.name+".pid", "--vrrp_pid", "/run/"+m.name+"-vrrp.pid")
 	log, err := os.Create(m.t.TempDir() + "/log")
 	m.must(err)
 	m.keepalived = exec.Command(argv[0], argv[1:]...)
 	m.keepalived.Stdout, m.keepalived.Stderr = log, log
 	m.must(m.keepalived.Start())
 	m.t.Cleanup(func() {
-		if text, err := os.ReadFile(log.Name()); err == nil && m.t.Failed() {
+		if text, err := os.ReadFile(log.Name()); err == nil && (m.t.Failed() || testing.Verbose()) {
 			m.t.Logf("%s: %s", m.name, text)
 		}
 	})
@@ -176,14 +194,8 @@ func (m *machine) kill() {
 	m.keepalived.Process.Kill()
 	m.keepalived.Wait()
 	m.keepalived = nil
-	unit, err := os.ReadFile(overlay + "/usr/lib/systemd/system/keepalived.service.d/10-slipway.conf")
+	_, err := m.Command(context.Background(), m.setting("ExecStopPost"))
 	m.must(err)
-	for line := range strings.Lines(string(unit)) {
-		if program, ok := strings.CutPrefix(strings.TrimSpace(line), "ExecStopPost="); ok {
-			_, err := m.Command(context.Background(), program)
-			m.must(err)
-		}
-	}
 }
 
 func (m *machine) serve(yes bool) {
@@ -215,6 +227,10 @@ func watch(t *testing.T, a, b *machine) {
 				t.Errorf("%s and %s both hold the address", a.name, b.name)
 				return
 			}
+			select {
+			case <-ctx.Done():
+			case <-time.After(20 * time.Millisecond):
+			}
 		}
 	}()
 	t.Cleanup(func() { stop(); <-done })
@@ -244,11 +260,33 @@ func TestAnAddressMovesWhenTheServiceOrItsKeeperFailsAndNeverBack(t *testing.T) 
 	second.until("the address moves when keepalived is killed", second.holds)
 
 	first.start()
-	settled := first.states("BACKUP")
-	first.until("the first one is ready again", func() bool { return first.states("BACKUP") > settled })
+	first.until("the first one is ready again", func() bool { return first.states("BACKUP") > 0 })
+	first.asked(4) // eight seconds; without advertisements it would have taken the address after four
+	if !second.holds() || first.states("MASTER") > 0 {
+		t.Error("the address moved back to the higher priority")
+	}
+
 	second.serve(false)
-	second.until("which the first one notices", func() bool { return !second.holds() })
-	first.until("and takes the address", first.holds)
+	first.until("it takes the address when it must", first.holds)
+}
+
+func TestAKeeperThatLosesItsWorkerLeavesNoAddressBehind(t *testing.T) {
+	p, authority := cluster(t, nil)
+	first, second := boot(t, p, authority, "a-lb1"), boot(t, p, authority, "a-lb2")
+	join(t, first, second)
+	watch(t, first, second)
+	first.serve(true)
+	first.start()
+	first.until("the address is there", first.holds)
+	second.serve(true)
+	second.start()
+	second.until("the other one is ready", func() bool { return second.states("BACKUP") > 0 })
+
+	pid, err := strconv.Atoi(strings.TrimSpace(first.File(t, "/run/a-lb1-vrrp.pid")))
+	first.must(err)
+	first.must(syscall.Kill(pid, syscall.SIGKILL))
+	first.asked(2)
+	first.until("one of them has the address", func() bool { return first.holds() || second.holds() })
 }
 
 // states counts how often keepalived has entered a state.
@@ -258,4 +296,14 @@ func (m *machine) states(state string) int {
 	return strings.Count(string(log), "Entering "+state+" STATE")
 }
 
-var _ = syscall.SIGKILL
+// asked waits until the check has run so many times more.
+func (m *machine) asked(times int) {
+	m.t.Helper()
+	count := func() int {
+		data, err := os.ReadFile(m.Path("/run/asked/log"))
+		m.must(err)
+		return strings.Count(string(data), "\n")
+	}
+	before := count()
+	m.until("its check runs", func() bool { return count() >= before+times })
+}
