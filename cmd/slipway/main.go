@@ -54,7 +54,8 @@ func newApp() *cli.App {
 		Description: strings.TrimSpace(`
 A project holds profiles/ (what a role is), overlays/ (the files it brings) and
 images.lock (every package by hash). "slipway lock" writes the lock, "slipway
-build" turns it into images; neither needs root.
+build" turns it into images; neither needs root. A cluster is described in one
+file, cluster.yaml: "slipway init" writes it, "slipway check" finds its mistakes.
 
 Examples:
   slipway lock                          # pin packages, or refresh the pins
@@ -62,6 +63,7 @@ Examples:
   slipway build db-master --format raw  # one role, one format
   slipway inspect out/db-master.ova     # what is in an image
   slipway diff old.qcow2 new.qcow2      # what an upgrade changes
+  slipway init && slipway check         # describe a cluster
 
 Exit status: 0 success, 1 a defect in slipway, 2 wrong usage, 3 wrong input
 file, 4 the host lacks something, 5 network, 6 a hash or signature does not fit,
@@ -74,7 +76,9 @@ file, 4 the host lacks something, 5 network, 6 a hash or signature does not fit,
 			&cli.StringFlag{Name: "progress", Usage: "`HOW` to show progress: auto, bars, lines or none", Value: "auto"},
 		},
 		Commands: []*cli.Command{
-			lockCommand(), buildCommand(), pushCommand(), inspectCommand(), diffCommand(), sbomCommand(), cacheCommand(), seedCommand(), secretCommand(), completionCommand(),
+			lockCommand(), buildCommand(), pushCommand(), inspectCommand(), diffCommand(), sbomCommand(), cacheCommand(),
+			initCommand(), checkCommand(), schemaCommand(), seedCommand(), secretCommand(),
+			completionCommand(),
 		},
 		EnableBashCompletion: true,
 		Suggest:              true,

@@ -213,7 +213,7 @@ func (v value) number(low, high int, mend string) (int, bool) {
 		return 0, false
 	}
 	if n < low || n > high {
-		v.fail(mend, "%d is not within %d and %d", n, low, high)
+		v.fail(mend, "%d is not between %d and %d", n, low, high)
 		return 0, false
 	}
 	return n, true
