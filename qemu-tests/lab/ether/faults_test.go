@@ -118,6 +118,7 @@ func TestDelayedFramesAreBounded(t *testing.T) {
 			t.Errorf("%+v", st)
 		}
 		time.Sleep(time.Second)
+		synctest.Wait()
 		a.say(b.mac, "there is room again")
 		time.Sleep(time.Second)
 		synctest.Wait()

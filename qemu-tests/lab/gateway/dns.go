@@ -31,8 +31,9 @@ func (g *Gateway) SetNames(addresses map[string][]netip.Addr) {
 	n := &names{addresses: map[string][]netip.Addr{}, reverse: map[netip.Addr]string{}}
 	for name, addrs := range addresses {
 		name = dns.CanonicalName(name)
-		n.addresses[name] = slices.Clone(addrs)
 		for _, a := range addrs {
+			a = a.Unmap()
+			n.addresses[name] = append(n.addresses[name], a)
 			if known, ok := n.reverse[a]; !ok || name < known {
 				n.reverse[a] = name
 			}
@@ -54,6 +55,8 @@ func (g *Gateway) serveDNS(addr netip.Addr) error {
 	}
 	handler := dns.HandlerFunc(func(w dns.ResponseWriter, query *dns.Msg) {
 		answer := g.answer(query)
+		g.opts.Log.WithField("from", w.RemoteAddr()).Debugf("DNS: %s %s: %s, %d records", query.Question[0].Name,
+			dns.Type(query.Question[0].Qtype), dns.RcodeToString[answer.Rcode], len(answer.Answer))
 		if w.LocalAddr().Network() == "udp" {
 			size := dns.MinMsgSize
 			if opt := query.IsEdns0(); opt != nil {

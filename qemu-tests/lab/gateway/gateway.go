@@ -62,6 +62,7 @@ type Gateway struct {
 	offset   atomic.Int64 // nanoseconds that its clock is ahead of the host's
 
 	serving sync.WaitGroup
+	closing sync.Once
 	closers []func() error
 }
 
@@ -130,11 +131,13 @@ func (g *Gateway) run(close func() error, serve func()) {
 
 // Close unplugs the gateway and ends its connections.
 func (g *Gateway) Close() {
-	for _, close := range g.closers {
-		close() // what is closed already needs nothing more
-	}
-	g.net.close()
-	g.serving.Wait()
+	g.closing.Do(func() {
+		for _, close := range g.closers {
+			close() // it fails only for what is closed already
+		}
+		g.net.close()
+		g.serving.Wait()
+	})
 }
 
 // SetClockOffset puts the gateway's clock ahead of the host's, or behind it.

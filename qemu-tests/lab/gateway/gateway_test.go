@@ -341,6 +341,26 @@ func TestAnAnnouncedAddressIsFollowedAtOnce(t *testing.T) {
 	}
 }
 
+func TestAClosedGatewayLeavesItsPortsAndConnections(t *testing.T) {
+	sw, g := lab(t)
+	boot(t, sw, "a-db1", 1, "10.77.1.11/24").greet(t, "10.77.1.11:22", "a")
+	l, err := g.Listen("tcp", "10.77.1.1:8000")
+	if err != nil {
+		t.Fatal(err)
+	}
+	g.Close()
+	g.Close()
+	if _, err := l.Accept(); err == nil {
+		t.Error("a listener outlived the gateway")
+	}
+	if _, err := g.DialContext(soon(t), "tcp", "10.77.1.11:22"); err == nil {
+		t.Error("a closed gateway dials")
+	}
+	if stats := sw.Stats(); len(stats) != 1 {
+		t.Errorf("ports are left: %v", stats)
+	}
+}
+
 func TestTwoGatewaysDoNotFitIntoOneSwitch(t *testing.T) {
 	sw, _ := lab(t)
 	if _, err := New(sw, []Network{{Name: "a", VLAN: 1, Addresses: prefixes("10.77.1.1/24")}}, Options{}); err == nil {
