@@ -37,8 +37,8 @@ const PortName = "gateway"
 type Network struct {
 	Name string
 	VLAN uint16 // of the switch
-	// Addresses are the gateway's own, with the network's prefix length: one for
-	// IPv4, one for IPv6, or both.
+	// Addresses are the gateway's own, with the network's prefix length. It dials
+	// from the first of each family; DNS and time are served on all.
 	Addresses []netip.Prefix
 	MTU       int // default 1500
 }

@@ -32,7 +32,7 @@ func lab(t *testing.T) (*ether.Switch, *Gateway) {
 	log := logrus.New()
 	log.SetOutput(io.Discard)
 	g, err := New(sw, []Network{
-		{Name: "a", VLAN: 1, Addresses: prefixes("10.77.1.1/24", "2001:db8:1::1/64")},
+		{Name: "a", VLAN: 1, Addresses: prefixes("10.77.1.1/24", "2001:db8:1::1/64", "10.77.1.2/24")},
 		{Name: "b", VLAN: 2, Addresses: prefixes("10.77.2.1/24", "2001:db8:2::1/64"), MTU: 9000},
 	}, Options{
 		Zones: []string{"example.internal"},

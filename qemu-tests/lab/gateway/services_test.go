@@ -184,6 +184,20 @@ func timestamp(b []byte, near time.Time) time.Time {
 	return time.Unix(near.Unix()+int64(seconds), nanos)
 }
 
+func TestEveryAddressServes(t *testing.T) {
+	sw, _ := lab(t)
+	a := boot(t, sw, "a-db1", 1, "10.77.1.11/24", "2001:db8:1::11/64")
+	for _, gateway := range []string{"10.77.1.1", "10.77.1.2", "10.77.2.1", "[2001:db8:1::1]"} {
+		r := &net.Resolver{PreferGo: true, Dial: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return a.dial(ctx, "udp", gateway+":53")
+		}}
+		if _, err := r.LookupHost(soon(t), "b-db1.example.internal."); err != nil {
+			t.Errorf("DNS on %s: %v", gateway, err)
+		}
+		ntpOffset(t, a, gateway+":123")
+	}
+}
+
 func TestTheGatewayTellsTheTime(t *testing.T) {
 	sw, g := lab(t)
 	a := boot(t, sw, "a-db1", 1, "10.77.1.11/24")
