@@ -28,6 +28,11 @@ func openStore(c *cli.Context, topology string, o vault.Options) (*vault.Vault, 
 	if dir == "" {
 		dir = vault.DefaultDir(topology)
 	}
+	return openStoreIn(c, dir, o)
+}
+
+// openStoreIn opens a store by the means that the flags name.
+func openStoreIn(c *cli.Context, dir string, o vault.Options) (*vault.Vault, error) {
 	o.IdentityFile = c.String("age-identity")
 	o.Passphrase = passphrase(c.String("age-passphrase-file"))
 	return vault.Open(dir, o)

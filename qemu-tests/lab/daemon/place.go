@@ -21,15 +21,16 @@ type Place string
 
 // Names inside a Place.
 const (
-	socketName  = "lab.sock"
-	lockName    = "lock"
-	logName     = "daemon.log"
-	keyName     = "id_ed25519"
-	nodesName   = "nodes"
-	seedsName   = "seeds"
-	storeName   = "store"
-	portsName   = "ports.json"
-	requestName = "lab.json"
+	socketName    = "lab.sock"
+	lockName      = "lock"
+	logName       = "daemon.log"
+	keyName       = "id_ed25519"
+	nodesName     = "nodes"
+	seedsName     = "seeds"
+	storeName     = "store"
+	authorityName = "authority.pem"
+	portsName     = "ports.json"
+	requestName   = "lab.json"
 )
 
 // PlaceOf is where the lab of a topology file lives: a directory of the user's
@@ -80,6 +81,9 @@ func (p Place) Log() string { return p.path(logName) }
 
 // Key is the private key with which the lab's owner enters the nodes.
 func (p Place) Key() string { return p.path(keyName) }
+
+// Authority is the certificate of the cluster's authority, for clients.
+func (p Place) Authority() string { return p.path(authorityName) }
 
 // Machines is the directory with a directory for each machine.
 func (p Place) Machines() string { return p.path(nodesName) }
