@@ -13,6 +13,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"slices"
 	"strconv"
@@ -25,7 +26,10 @@ import (
 	"github.com/slipwayhq/slipway/builder/manifest"
 	"github.com/slipwayhq/slipway/firstboot/cloudconfig"
 	"github.com/slipwayhq/slipway/firstboot/datasource"
+	"github.com/slipwayhq/slipway/firstboot/member"
 	"github.com/slipwayhq/slipway/firstboot/node"
+	"github.com/slipwayhq/slipway/firstboot/peers"
+	"github.com/slipwayhq/slipway/firstboot/plan"
 	"github.com/slipwayhq/slipway/firstboot/status"
 	"github.com/slipwayhq/slipway/firstboot/steps"
 	"github.com/slipwayhq/slipway/firstboot/units"
@@ -48,6 +52,8 @@ type Agent struct {
 	Last     string             // where the last report is kept; "" is nowhere
 	Again    <-chan os.Signal   // asks for a new round
 	Notify   func(state string) // tells systemd; nil does it for real
+	// Dial reaches other agents; nil dials for real.
+	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 }
 
 // Run goes on until ctx ends.
@@ -72,8 +78,34 @@ func (a *Agent) Run(ctx context.Context) error {
 		}
 	}
 	t.Update(func(*status.Report) {}, fmt.Sprintf("agent started: role %s, version %s", n.Role.Name, orUnknown(n.Boot.Version)))
-	r := &run{agent: a, node: n, tracker: t, source: &source{env: a.Metadata, node: n}}
+	r := &run{
+		agent: a, node: n, tracker: t, source: &source{env: a.Metadata, node: n},
+		membership: &steps.Membership{Store: member.NewStore(n.Path(member.Dir)), Now: time.Now},
+		asked:      make(chan string, 1),
+	}
+	service := peers.New(t.Report, r.newPlan)
+	if a.Dial != nil {
+		service.Dial = a.Dial
+	}
+	r.among = peers.Task{Service: service, Life: ctx}
 	return r.rounds(ctx)
+}
+
+// ask has a new round begin.
+func (r *run) ask(why string) {
+	select {
+	case r.asked <- why:
+	default: // one is asked for already
+	}
+}
+
+// newPlan keeps a newer plan and has a new round apply it.
+func (r *run) newPlan(p *plan.Plan, signed plan.Signed) error {
+	if err := r.membership.Store.SavePlan(p.ID, signed); err != nil {
+		return err
+	}
+	r.ask(fmt.Sprintf("the cluster's plan is that of generation %d now", p.Generation))
+	return nil
 }
 
 func orUnknown(version string) string {
@@ -120,8 +152,11 @@ type run struct {
 	node       *node.Node
 	tracker    *status.Tracker
 	source     *source
-	told       bool     // systemd knows that the node is ready to start its services
-	essential  []string // steps without which the role does not come up
+	told       bool // systemd knows that the node is ready to start its services
+	membership *steps.Membership
+	among      peers.Task
+	asked      chan string // why a new round is due
+	essential  []string    // steps without which the role does not come up
 	describing sync.Mutex
 	settling   sync.Mutex
 }
@@ -129,7 +164,7 @@ type run struct {
 func (r *run) rounds(ctx context.Context) error {
 	r.source.settled = r.settleDevices(ctx)
 	for {
-		local, tasks, online := steps.Local(r.source.find), steps.Cluster(), steps.Online(steps.Confirmer{})
+		local, tasks, online := steps.Local(r.source.find, r.membership), steps.Cluster(r.membership, r.among, r.ask), steps.Online(steps.Confirmer{})
 		all := slices.Clone(local)
 		r.essential = []string{"membership", "role"}
 		for _, task := range tasks {
@@ -138,9 +173,14 @@ func (r *run) rounds(ctx context.Context) error {
 		}
 		r.begin(append(all, online...))
 		for _, step := range local {
-			r.apply(ctx, step)
-			if step.Name() == "datasource" {
+			err := r.apply(ctx, step)
+			switch step.Name() {
+			case "datasource":
 				r.foundMetadata()
+			case "membership":
+				if err != nil || r.membership.Untimely != nil {
+					r.source.live = false // another seed may put it right
+				}
 			}
 			if ctx.Err() != nil {
 				return nil
@@ -254,6 +294,8 @@ func (r *run) watch(ctx context.Context) string {
 			return ""
 		case <-r.agent.Again:
 			return "asked to go through all steps again"
+		case why := <-r.asked:
+			return why
 		case <-moved:
 			r.describe()
 		case <-again.C:

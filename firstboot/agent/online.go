@@ -130,8 +130,8 @@ func (r *run) observe(ctx context.Context, tasks []steps.Task) {
 			if ctx.Err() != nil {
 				return
 			}
-			if err != nil {
-				c.Problems = append(c.Problems, task.Name()+": "+err.Error())
+			for _, problem := range separate(err) {
+				c.Problems = append(c.Problems, task.Name()+": "+problem.Error())
 			}
 		}
 		if before := r.tracker.Report().Cluster; before != nil && reflect.DeepEqual(before, c.Clone()) {
@@ -140,6 +140,17 @@ func (r *run) observe(ctx context.Context, tasks []steps.Task) {
 		r.tracker.Update(func(rep *status.Report) { rep.Cluster = c })
 		r.settle()
 	}
+}
+
+// separate takes joined errors apart.
+func separate(err error) []error {
+	if joined, ok := err.(interface{ Unwrap() []error }); ok {
+		return joined.Unwrap()
+	}
+	if err == nil {
+		return nil
+	}
+	return []error{err}
 }
 
 // roleMoves waits until something else is wrong with the role than what was, or
@@ -232,6 +243,9 @@ func (r *run) judge(report status.Report) verdict {
 // it failed itself, or something has that it needs.
 func (r *run) stuck(report status.Report) bool {
 	return slices.ContainsFunc(report.Steps, func(s status.Step) bool {
+		if s.Name == "membership" && r.node.Member != nil {
+			return false // the node goes on as who it was
+		}
 		return s.State == status.Broken && slices.Contains(r.essential, s.Name)
 	})
 }

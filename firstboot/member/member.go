@@ -50,6 +50,10 @@ type Member struct {
 	Plan *plan.Plan        // the newest known one that has this node
 	Self plan.Node
 	Site plan.Site
+	// Newest is the newest plan, and Removed its generation, where that one has no
+	// such node any more; else they are empty.
+	Newest  plan.Signed
+	Removed int64
 	// Expires is when the first of the node's certificates does so.
 	Expires time.Time
 }

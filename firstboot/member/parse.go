@@ -17,7 +17,6 @@ import (
 
 	"gopkg.in/yaml.v3"
 
-	"github.com/slipwayhq/slipway/firstboot/plan"
 	"github.com/slipwayhq/slipway/internal/fault"
 )
 
@@ -84,13 +83,6 @@ func Parse(text string, now time.Time) (*Member, error) {
 		return nil, err
 	}
 	return m, nil
-}
-
-// Adopt is the member with another plan of its cluster, which must have the node.
-func (m *Member) Adopt(p *plan.Plan, signed plan.Signed) (*Member, error) {
-	adopted := *m
-	adopted.Plan, adopted.Block.Plan = p, signed
-	return &adopted, adopted.locate()
 }
 
 // locate finds the node and its site in the plan.

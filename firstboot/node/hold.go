@@ -42,3 +42,13 @@ func (n *Node) Release(ctx context.Context, unit string) error {
 	_, err := n.Remove(file + releasing)
 	return err
 }
+
+// Unhold takes a hold away without starting the unit.
+func (n *Node) Unhold(unit string) error {
+	for _, file := range []string{unit, unit + releasing} {
+		if _, err := n.Remove(filepath.Join(holdDir, file)); err != nil {
+			return err
+		}
+	}
+	return nil
+}

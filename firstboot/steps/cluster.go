@@ -5,6 +5,7 @@ import (
 
 	"github.com/slipwayhq/slipway/firstboot/member"
 	"github.com/slipwayhq/slipway/firstboot/node"
+	"github.com/slipwayhq/slipway/firstboot/peers"
 	"github.com/slipwayhq/slipway/firstboot/status"
 )
 
@@ -35,7 +36,10 @@ func Describe(m *member.Member) *status.Cluster {
 }
 
 // Cluster are the tasks by which a node takes its part in a cluster. On a node
-// that stands alone each has nothing to do.
-func Cluster() []Task {
-	return []Task{}
+// that stands alone each has nothing to do. again begins a new round.
+func Cluster(m *Membership, among peers.Task, again func(why string)) []Task {
+	return []Task{
+		{Step: Time{m, again}},
+		{Step: among, After: []string{"time"}},
+	}
 }

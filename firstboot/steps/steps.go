@@ -29,31 +29,33 @@ type Step interface {
 // Local are the steps that need no network: they come before the node's
 // network and services start, so that nothing ever starts on a node that is
 // configured by half, nor without a firewall.
-func Local(find Finder) []Step {
+func Local(find Finder, membership *Membership) []Step {
 	return []Step{
 		Datasource{find},   //  1 what is asked for
-		Bootcmd{},          //  2 commands for every boot
-		Hostname{},         //  3 host name
-		Network{},          //  4 network cards, addresses, routes
-		Resolver{},         //  5 name servers for the whole node
-		Firewall{},         //  6 default deny, and the role's ports
-		HostKeys{},         //  7 ssh host keys, born here
-		Clock{},            //  8 time zone, time servers
-		Locale{},           //  9 language, keyboard
-		Certificates{},     // 10 certificate authorities
-		Disks{},            // 11 partitions, file systems, mounts, swap
-		Users{},            // 12 groups, users, keys, passwords, sudo
-		Files{Late: false}, // 13 write_files
+		membership,         //  2 which node of which cluster this is
+		Bootcmd{},          //  3 commands for every boot
+		Hostname{},         //  4 host name
+		Network{},          //  5 network cards, addresses, routes
+		Resolver{},         //  6 name servers for the whole node
+		Firewall{},         //  7 default deny, and the role's ports
+		HostKeys{},         //  8 ssh host keys, born here
+		Clock{},            //  9 time zone, time servers
+		Locale{},           // 10 language, keyboard
+		Certificates{},     // 11 certificate authorities
+		Disks{},            // 12 partitions, file systems, mounts, swap
+		Users{},            // 13 groups, users, keys, passwords, sudo
+		Files{Late: false}, // 14 write_files
 	}
 }
 
-// Online are the steps for a node whose network and services start.
+// Online are the steps for a node whose network and services start. The tasks of
+// a cluster (see Cluster) run beside them.
 func Online(confirm Confirmer) []Step {
 	return []Step{
-		Deferred{Files{Late: true}}, // 14 write_files with defer
-		Commands{},                  // 15 scripts and runcmd, once
-		Role{},                      // 16 the role's services
-		confirm,                     // 17 this version is good
-		Final{},                     // 18 final_message, power_state
+		Deferred{Files{Late: true}}, // 15 write_files with defer
+		Commands{},                  // 16 scripts and runcmd, once
+		Role{},                      // 17 the role's services
+		confirm,                     // 18 this version is good
+		Final{},                     // 19 final_message, power_state
 	}
 }

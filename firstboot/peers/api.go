@@ -1,0 +1,70 @@
+// Package peers is how the agents of a cluster talk to each other.
+//
+// Each agent answers at port 7420 over TLS 1.3 (RFC 8446) to those alone that
+// show a certificate of the cluster's authority: nodes, and administrators. It
+// asks all others the same way. What goes in is a member with its plan, what
+// comes out is who answers, since when, why not, and newer plans. Nothing that
+// another agent sends is trusted further than its certificate goes: every
+// answer has limits in size and time, and a plan counts by its signature.
+//
+//	GET /v1/hello   who the node is and how it is, briefly
+//	GET /v1/status  status.Report, as `firstboot status --json` prints it
+//	GET /v1/plan    the newest plan it knows, signed
+//	PUT /v1/plan    takes a newer plan; nodes only
+//
+// Every node says in its requests which machine it is. An agent that hears of
+// two machines with the name of one node refuses the newcomer (409) as long as
+// the other one lives.
+package peers
+
+import (
+	"encoding/json"
+	"time"
+
+	"github.com/slipwayhq/slipway/firstboot/status"
+)
+
+// Headers of requests between nodes.
+const (
+	machineHeader = "Slipway-Machine"
+	bootHeader    = "Slipway-Boot"
+)
+
+// Limits of what is read from others.
+const (
+	maxHeader = 16 << 10
+	maxAnswer = 1 << 20
+	maxPlan   = 3 << 20 // a plan of plan.MaxSize in base64, and its signature
+)
+
+// Hello is the short answer.
+type Hello struct {
+	Format     int          `json:"format"`
+	Node       string       `json:"node"`
+	Machine    string       `json:"machine"` // a hash of the machine's id
+	Boot       string       `json:"boot"`    // differs from start to start of the machine
+	Generation int64        `json:"generation"`
+	State      status.State `json:"state"`
+	Expires    time.Time    `json:"certificate_expires"`
+}
+
+// helloFormat is the version of Hello.
+const helloFormat = 1
+
+// refusal is the body of an answer that is an error.
+type refusal struct {
+	Error   string `json:"error"`
+	Machine string `json:"machine,omitempty"` // the one that has the caller's name
+}
+
+// parseHello reads another agent's word.
+func parseHello(data []byte) (Hello, error) {
+	var h Hello
+	if err := json.Unmarshal(data, &h); err != nil {
+		return h, errNotJSON
+	}
+	if h.Format != helloFormat || len(h.Node) > 255 || len(h.Machine) > 64 || len(h.Boot) > 64 || len(h.State) > 32 {
+		return h, errStrange
+	}
+	return h, nil
+}

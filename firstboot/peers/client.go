@@ -1,0 +1,186 @@
+package peers
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/slipwayhq/slipway/firstboot/pki"
+	"github.com/slipwayhq/slipway/firstboot/plan"
+)
+
+const (
+	dialLimit = 3 * time.Second
+	askLimit  = 5 * time.Second // for a whole question with its answer
+)
+
+// What is wrong with others, in words that follow a node's name.
+var (
+	errNotJSON     = errors.New("answered something that is no JSON")
+	errStrange     = errors.New("answered something that this version does not understand")
+	errTooLong     = fmt.Errorf("answered more than %d MiB", maxAnswer>>20)
+	errForeign     = errors.New("belongs to another cluster")
+	errForeignPlan = errors.New("has a plan of another cluster")
+	errNobody      = errors.New("this node does not know its cluster")
+)
+
+// client asks one node.
+type client struct {
+	http *http.Client
+	base string
+	head http.Header
+}
+
+// TLS is how an agent or administrator talks to the agent of a node: it shows a
+// certificate, and takes nobody for the node but who can show that node's.
+func TLS(cert tls.Certificate, authority *x509.Certificate, id, name string, now func() time.Time) *tls.Config {
+	return &tls.Config{
+		MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{cert}, NextProtos: []string{"http/1.1"},
+		// The chain and the name are checked below: with a time that tests can set,
+		// and with words that say which of the many things that can be wrong is.
+		InsecureSkipVerify: true,
+		VerifyConnection: func(c tls.ConnectionState) error {
+			return verify(c.PeerCertificates, authority, id, name, now())
+		},
+	}
+}
+
+func verify(chain []*x509.Certificate, authority *x509.Certificate, id, name string, now time.Time) error {
+	if len(chain) == 0 {
+		return errForeign
+	}
+	leaf := chain[0]
+	_, err := leaf.Verify(x509.VerifyOptions{Roots: pki.Pool(authority), CurrentTime: now, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}})
+	var invalid x509.CertificateInvalidError
+	switch {
+	case errors.As(err, &invalid) && invalid.Reason == x509.Expired && now.Before(leaf.NotBefore):
+		return fmt.Errorf("its certificate is valid from %s; the clock says %s", leaf.NotBefore.UTC().Format(time.DateTime), now.UTC().Format(time.DateTime))
+	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
+		return fmt.Errorf("its certificate expired on %s", leaf.NotAfter.UTC().Format(time.DateOnly))
+	case err != nil:
+		return errForeign
+	}
+	who, err := pki.PeerOf(leaf)
+	switch {
+	case err != nil:
+		return errors.New("its certificate is not that of an agent")
+	case who.ID != id:
+		return errForeign
+	case who.Node != name:
+		return fmt.Errorf("answers as %q", who.Node)
+	}
+	return nil
+}
+
+// client makes one for a node. The service's lock is held.
+func (s *Service) client(n plan.Node) *client {
+	self := s.self
+	return newClient(n.Address, TLS(self.cert, self.member.CA, self.member.Plan.ID, n.Name, s.Now), s.Dial,
+		http.Header{machineHeader: {self.machine}, bootHeader: {self.boot}})
+}
+
+func newClient(address netip.Addr, config *tls.Config, dial func(context.Context, string, string) (net.Conn, error), head http.Header) *client {
+	return &client{
+		base: "https://" + net.JoinHostPort(address.String(), strconv.Itoa(plan.APIPort)), head: head,
+		http: &http.Client{
+			Timeout:       askLimit,
+			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+			Transport: &http.Transport{
+				DialContext: dial, TLSClientConfig: config, TLSHandshakeTimeout: dialLimit, MaxResponseHeaderBytes: maxHeader,
+				MaxConnsPerHost: 2, IdleConnTimeout: idleLimit / 2, DisableCompression: true,
+			},
+		},
+	}
+}
+
+func (c *client) close() { c.http.CloseIdleConnections() }
+
+// conflictError says that another machine has this node's name.
+type conflictError struct{ machine string }
+
+func (e *conflictError) Error() string { return "says that another machine has this node's name" }
+
+// ask puts a question and returns the answer's body.
+func (c *client) ask(ctx context.Context, method, path string, body []byte, most int64) ([]byte, error) {
+	request, err := http.NewRequestWithContext(ctx, method, c.base+path, bytes.NewReader(body))
+	if err != nil {
+		return nil, err
+	}
+	request.Header = c.head.Clone()
+	response, err := c.http.Do(request)
+	if err != nil {
+		return nil, explain(err)
+	}
+	defer response.Body.Close()
+	data, err := io.ReadAll(io.LimitReader(response.Body, most+1))
+	var slow net.Error
+	switch {
+	case errors.As(err, &slow) && slow.Timeout():
+		return nil, fmt.Errorf("took longer than %s to answer", askLimit)
+	case err != nil:
+		return nil, explain(err)
+	case int64(len(data)) > most:
+		return nil, errTooLong
+	case response.StatusCode == http.StatusConflict:
+		var why refusal
+		json.Unmarshal(data, &why)
+		return nil, &conflictError{machine: why.Machine[:min(len(why.Machine), 16)]}
+	case response.StatusCode/100 != 2:
+		return nil, fmt.Errorf("answered with status %d", response.StatusCode)
+	}
+	return data, nil
+}
+
+// Fetch asks the agent of a node for its report, as JSON.
+func Fetch(ctx context.Context, n plan.Node, config *tls.Config, dial func(context.Context, string, string) (net.Conn, error)) ([]byte, error) {
+	c := newClient(n.Address, config, dial, nil)
+	defer c.close()
+	return c.ask(ctx, http.MethodGet, "/v1/status", nil, maxAnswer)
+}
+
+// explain puts into words why there is no answer.
+func explain(err error) error {
+	var (
+		network net.Error
+		alert   tls.AlertError
+		record  tls.RecordHeaderError
+		check   *tls.CertificateVerificationError
+	)
+	switch {
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return errors.New("connection refused")
+	case errors.Is(err, syscall.EHOSTUNREACH):
+		return errors.New("no route to it, or it is switched off")
+	case errors.Is(err, syscall.ENETUNREACH):
+		return errors.New("no route to its network")
+	case errors.Is(err, syscall.ECONNRESET), errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+		return errors.New("hung up")
+	case errors.As(err, &alert):
+		return fmt.Errorf("refuses this certificate (%s)", alert)
+	case errors.As(err, &record):
+		return errors.New("answered something that is no TLS")
+	case errors.As(err, &check):
+		return check.Err
+	case errors.As(err, &network) && network.Timeout(), errors.Is(err, context.DeadlineExceeded):
+		return errors.New("no answer")
+	}
+	if strings.Contains(err.Error(), "malformed") {
+		return errors.New("answered something that is no HTTP")
+	}
+	for inner := errors.Unwrap(err); inner != nil; inner = errors.Unwrap(err) {
+		err = inner
+	}
+	return err
+}

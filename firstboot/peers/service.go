@@ -1,0 +1,188 @@
+package peers
+
+import (
+	"context"
+	"crypto/sha256"
+	"crypto/tls"
+	"encoding/hex"
+	"fmt"
+	"net"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/slipwayhq/slipway/firstboot/member"
+	"github.com/slipwayhq/slipway/firstboot/node"
+	"github.com/slipwayhq/slipway/firstboot/pki"
+	"github.com/slipwayhq/slipway/firstboot/plan"
+	"github.com/slipwayhq/slipway/firstboot/status"
+)
+
+// alive is how long a machine counts as alive after it was heard of.
+const alive = time.Minute
+
+// Service is this node's agent among the others.
+type Service struct {
+	// Report is what the node says of itself.
+	Report func() status.Report
+	// Keep takes a plan that is newer than all that are known, after its
+	// signature was checked.
+	Keep func(p *plan.Plan, signed plan.Signed) error
+	// Listen and Dial are net's, unless a test has its own.
+	Listen func() (net.Listener, error)
+	Dial   func(ctx context.Context, network, address string) (net.Conn, error)
+	Now    func() time.Time
+
+	mu        sync.Mutex
+	self      *identity
+	listening bool
+	polling   bool
+	peers     map[string]*peer     // by name
+	seen      map[string]*sighting // by name: which machine has it
+	conflict  string               // why this node may not be who it says; "" if it may
+}
+
+// identity is who this node is at the moment.
+type identity struct {
+	member  *member.Member
+	cert    tls.Certificate
+	machine string
+	boot    string
+	newest  plan.Signed
+	latest  int64 // generation of newest
+}
+
+// sighting is the machine that was last known to have a name.
+type sighting struct {
+	machine string
+	at      time.Time
+}
+
+// peer is what is known of another node.
+type peer struct {
+	status.Peer
+	asked  bool
+	client *client
+}
+
+// New makes a service that listens and dials for real.
+func New(report func() status.Report, keep func(*plan.Plan, plan.Signed) error) *Service {
+	return &Service{
+		Report: report, Keep: keep,
+		Listen: func() (net.Listener, error) { return net.Listen("tcp", fmt.Sprintf(":%d", plan.APIPort)) },
+		Dial:   (&net.Dialer{Timeout: dialLimit}).DialContext,
+		Now:    time.Now,
+	}
+}
+
+// use makes the service speak for a member; nil has it fall silent. It begins to
+// listen and to ask, until ctx ends, if it does not yet.
+func (s *Service) use(n *node.Node) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if n.Member == nil {
+		s.self, s.peers, s.conflict = nil, nil, ""
+		return nil
+	}
+	m := n.Member
+	cert, err := pki.Pair(m.Certificates[member.AgentCert]).TLS("certificates." + member.AgentCert)
+	if err != nil {
+		return err
+	}
+	id, err := n.Read("/etc/machine-id")
+	if err != nil {
+		return err
+	}
+	boot, err := n.Read("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return err
+	}
+	s.self = &identity{
+		member: m, cert: cert, machine: machineHash(m.Plan.ID, string(id)), boot: strings.TrimSpace(string(boot)),
+		newest: m.Block.Plan, latest: m.Plan.Generation,
+	}
+	if m.Removed > m.Plan.Generation {
+		s.self.newest, s.self.latest = m.Newest, m.Removed
+	}
+	s.know()
+	return nil
+}
+
+// machineHash tells machines apart without telling their ids.
+func machineHash(cluster, id string) string {
+	sum := sha256.Sum256([]byte("slipway machine\n" + cluster + "\n" + strings.TrimSpace(id)))
+	return hex.EncodeToString(sum[:8])
+}
+
+// know brings the list of peers to the plan's; what is known of one stays.
+func (s *Service) know() {
+	before := s.peers
+	s.peers = map[string]*peer{}
+	if s.seen == nil {
+		s.seen = map[string]*sighting{}
+	}
+	for _, n := range s.self.member.Plan.Peers(s.self.member.Self.Name) {
+		p := &peer{Peer: status.Peer{Since: s.Now().UTC().Truncate(time.Second)}}
+		if old := before[n.Name]; old != nil && old.Address == n.Address.String() {
+			p.Peer, p.asked = old.Peer, old.asked
+		}
+		p.Name, p.Role, p.Site, p.Address = n.Name, n.Role, n.Site, n.Address.String()
+		p.client = s.client(n)
+		s.peers[n.Name] = p
+	}
+	for _, old := range before {
+		old.client.close()
+	}
+}
+
+// current is who this node is; nil if it is nobody.
+func (s *Service) current() *identity {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.self
+}
+
+// claim notes that a machine has the name of a node, or tells which other
+// machine lives that has it.
+func (s *Service) claim(name, machine string) (taken string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now := s.Now()
+	if s.self != nil && name == s.self.member.Self.Name && machine != s.self.machine {
+		return s.self.machine
+	}
+	if was := s.seen[name]; was != nil && was.machine != machine && now.Sub(was.at) < alive {
+		return was.machine
+	}
+	if s.seen == nil || len(s.seen) > 4096 {
+		s.seen = map[string]*sighting{}
+	}
+	s.seen[name] = &sighting{machine, now}
+	return ""
+}
+
+// offer takes a plan from somewhere. It reports whether it is newer than what
+// was known.
+func (s *Service) offer(signed plan.Signed) (newer bool, err error) {
+	self := s.current()
+	if self == nil {
+		return false, errNobody
+	}
+	p, err := signed.Open(self.member.CA)
+	if err != nil {
+		return false, err
+	}
+	if p.ID != self.member.Plan.ID {
+		return false, errForeignPlan
+	}
+	s.mu.Lock()
+	if s.self != self || p.Generation <= self.latest {
+		s.mu.Unlock()
+		return false, nil
+	}
+	next := *self
+	next.newest, next.latest = signed, p.Generation
+	s.self = &next
+	s.mu.Unlock()
+	return true, s.Keep(p, signed)
+}
