@@ -58,7 +58,7 @@ type Manifest struct {
 type Port struct {
 	Port  string `json:"port" yaml:"port"`   // "5432" or "7000-7100"
 	Proto string `json:"proto" yaml:"proto"` // tcp, udp or vrrp (which has no port)
-	From  string `json:"from" yaml:"from"`   // any: the whole world; cluster: the node's peers only
+	From  string `json:"from" yaml:"from"`   // any: the whole world; cluster: the node's peers; clients: the networks that the topology names
 	Why   string `json:"why" yaml:"why"`     // what listens there
 }
 

@@ -121,9 +121,9 @@ func checkPorts(doc *document, p *Profile) error {
 // portProblem names the field of a port entry that is wrong, and why.
 func portProblem(port manifest.Port) (field, problem string) {
 	switch port.From {
-	case "any", "cluster":
+	case "any", "cluster", "clients":
 	default:
-		return "from", fmt.Sprintf("%q is not any (the whole world) or cluster (the node's peers)", port.From)
+		return "from", fmt.Sprintf("%q is not any (the whole world), cluster (the node's peers) or clients (the networks that the topology names)", port.From)
 	}
 	if port.Why == "" {
 		return "why", "what listens there is missing; it is printed in the firewall's rules"

@@ -101,7 +101,7 @@ func (r *run) ask(why string) {
 
 // newPlan keeps a newer plan and has a new round apply it.
 func (r *run) newPlan(p *plan.Plan, signed plan.Signed) error {
-	if err := r.membership.Store.SavePlan(p.ID, signed); err != nil {
+	if err := r.membership.Store.SavePlan(p, signed); err != nil {
 		return err
 	}
 	r.ask(fmt.Sprintf("the cluster's plan is that of generation %d now", p.Generation))

@@ -29,8 +29,11 @@ type Kept struct {
 	Machine string `json:"machine"` // /etc/machine-id
 	// Block is the last block that was right.
 	Block string `json:"block"`
-	// Plan is the newest plan that was ever heard of; newer, maybe, than the block's.
+	// Plan is the newest plan with this node that was ever heard of; newer, maybe,
+	// than the block's.
 	Plan *plan.Signed `json:"plan,omitempty"`
+	// Without is a newer plan that has no such node any more.
+	Without *plan.Signed `json:"without,omitempty"`
 }
 
 // Store keeps it in a file that root alone may read: it holds keys.
@@ -96,24 +99,34 @@ func (s *Store) save(k Kept) error {
 }
 
 // SavePlan keeps a newer plan beside the block.
-func (s *Store) SavePlan(id string, signed plan.Signed) error {
+func (s *Store) SavePlan(p *plan.Plan, signed plan.Signed) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	k, err := s.load()
 	if err != nil {
 		return err
 	}
-	if k == nil || k.ID != id {
+	if k == nil || k.ID != p.ID {
 		return fault.New(fault.Internal, "a plan came for a cluster that the node does not belong to")
 	}
-	k.Plan = &signed
+	if _, err := p.Node(k.Node); err != nil {
+		k.Without = &signed
+	} else {
+		k.Plan, k.Without = &signed, nil
+	}
 	return s.save(*k)
 }
 
-// Upgrade is the member with a kept plan, where that is newer than the block's
-// and still this cluster's. One that has no such node any more is noted and not
+// Upgrade is the member with the kept plans, where they are newer than the
+// block's and still this cluster's. One that has no such node any more is noted and not
 // taken.
-func (m *Member) Upgrade(signed *plan.Signed) (*Member, error) {
+func (m *Member) Upgrade(k *Kept) (*Member, error) {
+	m, err := m.upgrade(k.Plan)
+	m, withoutErr := m.upgrade(k.Without)
+	return m, errors.Join(err, withoutErr)
+}
+
+func (m *Member) upgrade(signed *plan.Signed) (*Member, error) {
 	if signed == nil {
 		return m, nil
 	}

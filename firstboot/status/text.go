@@ -92,7 +92,7 @@ func (r Report) text(now time.Time, style Style, brief bool) string {
 		case len(s.Changed) > 0:
 			detail = strings.Join(s.Changed, ", ")
 		}
-		line("  %s %-12s %s", mark, s.Name, clean(shorten(detail, 160)))
+		line("  %s %-15s %s", mark, s.Name, clean(shorten(detail, 160)))
 	}
 	if len(done) > 0 {
 		line("  %s %s", style.paint("32", "[ ok ]"), strings.Join(done, ", "))

@@ -6,6 +6,9 @@ import (
 	"github.com/slipwayhq/slipway/firstboot/member"
 	"github.com/slipwayhq/slipway/firstboot/node"
 	"github.com/slipwayhq/slipway/firstboot/peers"
+	"github.com/slipwayhq/slipway/firstboot/role/balancer"
+	"github.com/slipwayhq/slipway/firstboot/role/consensus"
+	"github.com/slipwayhq/slipway/firstboot/role/vip"
 	"github.com/slipwayhq/slipway/firstboot/status"
 )
 
@@ -41,5 +44,8 @@ func Cluster(m *Membership, among peers.Task, again func(why string)) []Task {
 	return []Task{
 		{Step: Time{m, again}},
 		{Step: among, After: []string{"time"}},
+		{Step: &consensus.Start{}, After: []string{"peers"}},
+		{Step: balancer.Start{}, After: []string{"peers"}},
+		{Step: vip.Start{}, After: []string{"peers"}},
 	}
 }

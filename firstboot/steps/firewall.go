@@ -7,11 +7,15 @@ import (
 	"fmt"
 	"net/netip"
 	"regexp"
+	"slices"
+	"strconv"
 	"strings"
 	"text/template"
 
 	"github.com/slipwayhq/slipway/builder/manifest"
+	"github.com/slipwayhq/slipway/firstboot/member"
 	"github.com/slipwayhq/slipway/firstboot/node"
+	"github.com/slipwayhq/slipway/firstboot/plan"
 )
 
 //go:embed role.nft.tmpl
@@ -24,7 +28,8 @@ const (
 	PortsPath = "/etc/nftables.d/50-role.nft"
 )
 
-// Firewall opens the ports of the role marker and no other. The rules are one
+// Firewall opens the ports of the role marker, those that the cluster's plan asks
+// for, and no other. The rules are one
 // table of their own, replaced in one transaction: what others, such as
 // Docker, keep in the kernel stays.
 type Firewall struct{}
@@ -32,7 +37,8 @@ type Firewall struct{}
 func (Firewall) Name() string { return "firewall" }
 
 func (Firewall) Apply(ctx context.Context, n *node.Node) error {
-	ports, err := OpenPorts(n.Role.Ports, nil)
+	wanted, to := planned(n.Member)
+	ports, err := OpenPorts(append(slices.Clone(n.Role.Ports), wanted...), to)
 	if err != nil {
 		return err
 	}
@@ -56,17 +62,59 @@ func (Firewall) Apply(ctx context.Context, n *node.Node) error {
 	return nil
 }
 
-// OpenPorts writes which ports are open, and to which peers, for nft(8).
-func OpenPorts(ports []manifest.Port, peers []netip.Addr) (string, error) {
+// Origins are who a port may be open to, other than the whole world.
+type Origins struct {
+	Peers   []netip.Prefix // the nodes of the cluster
+	Clients []netip.Prefix // the networks of those who use its services
+}
+
+// planned is what a node's cluster adds to its role: where agents answer each
+// other, which certificates protect, and the ports of the virtual addresses that
+// may sit on this node.
+func planned(m *member.Member) (ports []manifest.Port, to Origins) {
+	if m == nil {
+		return nil, to
+	}
+	for _, peer := range m.Plan.Nodes {
+		to.Peers = append(to.Peers, netip.PrefixFrom(peer.Address, peer.Address.BitLen()))
+		for _, a := range peer.Addresses {
+			to.Peers = append(to.Peers, netip.PrefixFrom(a.Addr(), a.Addr().BitLen()))
+		}
+	}
+	to.Clients = m.Plan.Clients
+	ports = append(ports, manifest.Port{Port: strconv.Itoa(plan.APIPort), Proto: "tcp", From: "any", Why: "agents of the cluster; mutual TLS"})
+	for _, v := range m.Plan.HeldBy(m.Self.Name) {
+		for _, port := range []int{v.ReadWrite, v.ReadOnly} {
+			if port == 0 {
+				continue
+			}
+			for _, from := range []string{"cluster", "clients"} {
+				ports = append(ports, manifest.Port{Port: strconv.Itoa(port), Proto: "tcp", From: from, Why: "virtual address " + v.Name})
+			}
+		}
+	}
+	return ports, to
+}
+
+// OpenPorts writes which ports are open, and to whom, for nft(8).
+func OpenPorts(ports []manifest.Port, to Origins) (string, error) {
 	type element struct{ Set, Element, Why string }
 	var elements []element
-	for _, p := range peers {
-		set := "peers4"
-		if p.Is6() {
-			set = "peers6"
+	known := map[string]bool{}
+	allow := func(set string, from []netip.Prefix, why string) {
+		for _, p := range from {
+			family := "4"
+			if p.Addr().Is6() {
+				family = "6"
+			}
+			if text := p.Masked().String(); !known[set+text] {
+				known[set+text] = true
+				elements = append(elements, element{set + family, text, why})
+			}
 		}
-		elements = append(elements, element{set, p.String(), "a peer of this node"})
 	}
+	allow("peers", to.Peers, "a node of the cluster")
+	allow("clients", to.Clients, "computers that use the cluster's services")
 	for _, p := range ports {
 		set, value, err := opening(p)
 		if err != nil {
@@ -88,8 +136,8 @@ var portRange = regexp.MustCompile(`^[0-9]{1,5}(-[0-9]{1,5})?$`)
 // opening is the set that a port goes into, and its element.
 func opening(p manifest.Port) (set, element string, err error) {
 	switch {
-	case p.From != "any" && p.From != "cluster":
-		return "", "", fmt.Errorf("port %s is open to %q; it must be any or cluster", p.Port, p.From)
+	case p.From != "any" && p.From != "cluster" && p.From != "clients":
+		return "", "", fmt.Errorf("port %s is open to %q; it must be any, cluster or clients", p.Port, p.From)
 	case p.Proto == "vrrp" && p.From == "cluster":
 		return "proto_cluster", "vrrp", nil
 	case p.Proto != "tcp" && p.Proto != "udp":

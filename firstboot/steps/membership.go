@@ -54,7 +54,7 @@ func (s *Membership) Apply(ctx context.Context, n *node.Node) error {
 		return errors.Join(err, keptErr)
 	}
 	if kept != nil {
-		upgraded, upgradeErr := m.Upgrade(kept.Plan)
+		upgraded, upgradeErr := m.Upgrade(kept)
 		m, err = upgraded, errors.Join(err, upgradeErr)
 	}
 	n.Member = m
@@ -65,9 +65,9 @@ func (s *Membership) Apply(ctx context.Context, n *node.Node) error {
 	if err != nil {
 		return err
 	}
-	next := member.Kept{ID: m.Plan.ID, Cluster: m.Plan.Cluster, Node: m.Node, Machine: strings.TrimSpace(string(machine)), Block: given}
-	if kept != nil {
-		next.Plan = kept.Plan
+	next := member.Kept{ID: m.Plan.ID, Cluster: m.Plan.Cluster, Node: m.Node, Machine: strings.TrimSpace(string(machine)), Block: given, Plan: &m.Block.Plan}
+	if m.Removed > 0 {
+		next.Without = &m.Newest
 	}
 	if given == "" {
 		next.Block = kept.Block

@@ -12,6 +12,9 @@ import (
 	"time"
 
 	"github.com/slipwayhq/slipway/firstboot/node"
+	"github.com/slipwayhq/slipway/firstboot/role/balancer"
+	"github.com/slipwayhq/slipway/firstboot/role/consensus"
+	"github.com/slipwayhq/slipway/firstboot/role/vip"
 )
 
 // Longest is what a single step before the network may take at most.
@@ -45,6 +48,10 @@ func Local(find Finder, membership *Membership) []Step {
 		Disks{},            // 12 partitions, file systems, mounts, swap
 		Users{},            // 13 groups, users, keys, passwords, sudo
 		Files{Late: false}, // 14 write_files
+
+		consensus.Configure{}, // 15 the etcd member's files
+		balancer.Configure{},  // 16 HAProxy's
+		vip.Configure{},       // 17 keepalived's
 	}
 }
 
@@ -52,10 +59,10 @@ func Local(find Finder, membership *Membership) []Step {
 // a cluster (see Cluster) run beside them.
 func Online(confirm Confirmer) []Step {
 	return []Step{
-		Deferred{Files{Late: true}}, // 15 write_files with defer
-		Commands{},                  // 16 scripts and runcmd, once
-		Role{},                      // 17 the role's services
-		confirm,                     // 18 this version is good
-		Final{},                     // 19 final_message, power_state
+		Deferred{Files{Late: true}}, // 18 write_files with defer
+		Commands{},                  // 19 scripts and runcmd, once
+		Role{},                      // 20 the role's services
+		confirm,                     // 21 this version is good
+		Final{},                     // 22 final_message, power_state
 	}
 }
