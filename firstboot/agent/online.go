@@ -33,7 +33,8 @@ func (r *run) online(ctx context.Context, tasks []steps.Task, all []steps.Step) 
 	var beside sync.WaitGroup
 	defer beside.Wait()
 	r.begun(ctx, &beside, tasks)
-	beside.Go(func() { r.observe(ctx, tasks) })
+	seen := *r.node // as it is before any other step is applied to it
+	beside.Go(func() { r.observe(ctx, seen, tasks) })
 	for _, step := range all {
 		for {
 			err := r.apply(ctx, step)
@@ -109,23 +110,21 @@ func (r *run) persist(ctx context.Context, n *node.Node, task steps.Task) {
 }
 
 // observe asks the tasks how what they brought up is doing, again and again.
-func (r *run) observe(ctx context.Context, tasks []steps.Task) {
-	m := r.node.Member
-	if m == nil {
+func (r *run) observe(ctx context.Context, n node.Node, tasks []steps.Task) {
+	if n.Member == nil {
 		r.tracker.Update(func(rep *status.Report) { rep.Cluster = nil })
 		return
 	}
 	for again := true; again; again = sleep(ctx, observeAgain) {
-		c := steps.Describe(m)
+		c := steps.Describe(n.Member)
 		for _, task := range tasks {
 			observer, ok := task.Step.(steps.Observer)
 			if !ok {
 				continue
 			}
-			own := *r.node
-			own.Report = r.tracker.Step(task.Name())
+			n.Report = r.tracker.Step(task.Name())
 			limited, cancel := context.WithTimeout(ctx, observeLimit)
-			err := observer.Observe(limited, &own, c)
+			err := observer.Observe(limited, &n, c)
 			cancel()
 			if ctx.Err() != nil {
 				return

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 )
@@ -101,15 +102,26 @@ func (e *CommandError) Error() string {
 
 func (e *CommandError) Unwrap() error { return e.Err }
 
-// tail keeps the last of what is written to it.
-type tail struct{ bytes.Buffer }
+// tail keeps the last of what is written to it, by several writers at once.
+type tail struct {
+	mu     sync.Mutex
+	buffer bytes.Buffer
+}
 
 func (t *tail) Write(p []byte) (int, error) {
-	n, err := t.Buffer.Write(p)
-	if t.Len() > 2*outputKept {
-		t.Next(t.Len() - outputKept)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	n, err := t.buffer.Write(p)
+	if t.buffer.Len() > 2*outputKept {
+		t.buffer.Next(t.buffer.Len() - outputKept)
 	}
 	return n, err
+}
+
+func (t *tail) String() string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.buffer.String()
 }
 
 type both struct{ a, b *tail }

@@ -53,13 +53,13 @@ func (s *Membership) Apply(ctx context.Context, n *node.Node) error {
 	if m == nil {
 		return errors.Join(err, keptErr)
 	}
+	var upgradeErr error
 	if kept != nil {
-		upgraded, upgradeErr := m.Upgrade(kept)
-		m, err = upgraded, errors.Join(err, upgradeErr)
+		m, upgradeErr = m.Upgrade(kept)
 	}
 	n.Member = m
 	if err != nil {
-		return err
+		return errors.Join(err, upgradeErr) // what is kept stays as it is
 	}
 	machine, err := n.Read("/etc/machine-id")
 	if err != nil {
@@ -72,7 +72,7 @@ func (s *Membership) Apply(ctx context.Context, n *node.Node) error {
 	if given == "" {
 		next.Block = kept.Block
 	}
-	return errors.Join(keptErr, s.Store.Save(next))
+	return errors.Join(keptErr, upgradeErr, s.Store.Save(next))
 }
 
 // decide is who the node is, going by what it is given and what it kept. The

@@ -1,0 +1,136 @@
+package agent
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/slipwayhq/slipway/firstboot/member"
+	"github.com/slipwayhq/slipway/firstboot/membertest"
+	"github.com/slipwayhq/slipway/firstboot/peers"
+	"github.com/slipwayhq/slipway/firstboot/pki"
+	"github.com/slipwayhq/slipway/firstboot/plan"
+	"github.com/slipwayhq/slipway/firstboot/seed"
+	"github.com/slipwayhq/slipway/firstboot/status"
+)
+
+// insertBlock puts a CD into the drive whose meta-data hold a block.
+func (m *machine) insertBlock(t *testing.T, block string) {
+	t.Helper()
+	meta := "instance-id: i\nlocal-hostname: lb1\nslipway:\n"
+	for line := range strings.Lines(block) {
+		meta += "  " + line
+	}
+	var iso bytes.Buffer
+	if err := seed.NoCloudISO(&iso, seed.Files{MetaData: []byte(meta), UserData: []byte("#cloud-config\nssh_authorized_keys: ['" + key + "']\n")}); err != nil {
+		t.Fatal(err)
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.cd = iso.Bytes()
+}
+
+// give hands a node the cluster's plan, as another node does.
+func give(t *testing.T, c *membertest.Cluster, from, to string) {
+	t.Helper()
+	cert, err := pki.Pair(c.Block(t, from).Certificates[member.AgentCert]).TLS(from)
+	if err != nil {
+		t.Fatal(err)
+	}
+	body, err := json.Marshal(c.Signed(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	there, err := c.Plan.Node(to)
+	if err != nil {
+		t.Fatal(err)
+	}
+	request, err := http.NewRequestWithContext(t.Context(), http.MethodPut, fmt.Sprintf("https://%s:%d/v1/plan", there.Address, plan.APIPort), bytes.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	transport := &http.Transport{TLSClientConfig: peers.TLS(cert, c.Authority.Cert, c.Plan.ID, to, time.Now)}
+	defer transport.CloseIdleConnections()
+	response, err := transport.RoundTrip(request)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer response.Body.Close()
+	if response.StatusCode != http.StatusNoContent {
+		t.Fatalf("status %d", response.StatusCode)
+	}
+}
+
+func step(r status.Report, name string) status.Step {
+	if i := slices.IndexFunc(r.Steps, func(s status.Step) bool { return s.Name == name }); i >= 0 {
+		return r.Steps[i]
+	}
+	return status.Step{}
+}
+
+func TestANodeThatCannotTellWhoItIsFailsUntilAnotherSeedSaysSo(t *testing.T) {
+	m := start(t)
+	m.Put(t, "/etc/machine-id", "0123456789abcdef0123456789abcdef\n")
+	m.Output(t, "ip", "link", "set", "dev", "lo", "up")
+	m.set("haproxy.service", "inactive")
+	c := membertest.New(t)
+	broken := c.Block(t, "a-lb1")
+	delete(broken.Certificates, member.AgentCert)
+	m.insertBlock(t, membertest.Text(t, broken))
+	m.powerOn(t)
+	r := m.untilState(t, status.Failed)
+	if s := step(r, "membership"); s.State != status.Broken || !strings.Contains(s.Error, "certificates.agent: it is missing") {
+		t.Errorf("membership: %+v", s)
+	}
+	if s := step(r, "role"); !strings.Contains(s.WaitingFor, "haproxy.service (held back") {
+		t.Errorf("role: %+v", s)
+	}
+	if !slices.Equal(r.Logins, []string{"slipway"}) {
+		t.Errorf("logins: %q", r.Logins)
+	}
+	m.insertBlock(t, membertest.Text(t, c.Block(t, "a-lb1")))
+	r = m.until(t, "a member whose peers are missed", func(r status.Report) bool {
+		return r.Cluster != nil && step(r, "peers").State == status.Done && len(r.Cluster.Peers) == 2 && len(r.Cluster.Problems) > 1
+	})
+	if r.Cluster.Name != "shop" || r.Cluster.Node != "a-lb1" || r.Cluster.Generation != 1 || r.Cluster.Expires.IsZero() {
+		t.Errorf("cluster: %+v", r.Cluster)
+	}
+	if problems := strings.Join(r.Cluster.Problems, "\n"); !strings.Contains(problems, "peers: a-db1 (127.0.0.1): ") {
+		t.Errorf("problems: %s", problems)
+	}
+	if s := step(r, "consensus"); !strings.Contains(s.WaitingFor, "0 of 3") && s.State != status.Broken {
+		t.Errorf("consensus: %+v", s)
+	}
+}
+
+func TestANewerPlanIsAppliedWithoutARestart(t *testing.T) {
+	m := start(t)
+	m.Put(t, "/etc/machine-id", "0123456789abcdef0123456789abcdef\n")
+	m.Output(t, "ip", "link", "set", "dev", "lo", "up")
+	c := membertest.New(t)
+	m.insertBlock(t, membertest.Text(t, c.Block(t, "a-lb1")))
+	m.powerOn(t)
+	m.until(t, "a member", func(r status.Report) bool { return r.Cluster != nil && r.Cluster.Generation == 1 })
+	if rules := m.File(t, "/etc/nftables.d/50-role.nft"); !strings.Contains(rules, "127.0.0.2/32") || strings.Contains(rules, "127.0.0.9/32") {
+		t.Errorf("rules:\n%s", rules)
+	}
+	added := c.Plan.Nodes[1]
+	added.Name, added.Addresses = "a-db3", nil
+	for range 7 {
+		added.Address = added.Address.Next()
+	}
+	c.Plan.Nodes, c.Plan.Generation = append(c.Plan.Nodes, added), 2
+	give(t, c, "a-db1", "a-lb1")
+	r := m.until(t, "of the second generation", func(r status.Report) bool { return r.Cluster != nil && r.Cluster.Generation == 2 })
+	if len(r.Cluster.Peers) != 3 {
+		m.until(t, "aware of its new peer", func(r status.Report) bool { return r.Cluster != nil && len(r.Cluster.Peers) == 3 })
+	}
+	if rules := m.File(t, "/etc/nftables.d/50-role.nft"); !strings.Contains(rules, "127.0.0.9/32") {
+		t.Errorf("rules:\n%s", rules)
+	}
+}
