@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 )
 
@@ -49,5 +50,41 @@ func TestTheExamplesNameTheSchemaForEditors(t *testing.T) {
 	}
 	if !bytes.Equal(published, Schema()) {
 		t.Error("examples/cluster.schema.json is not what slipway schema prints; write it anew with slipway schema > examples/cluster.schema.json")
+	}
+}
+
+// TestTheDocumentationHasEveryField holds docs/topology.md to the parser.
+func TestTheDocumentationHasEveryField(t *testing.T) {
+	text, err := os.ReadFile("../../docs/topology.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for kind, known := range keys {
+		for _, key := range known {
+			if kind == "roles" {
+				key = "roles." + key
+			}
+			if !bytes.Contains(text, []byte("| `"+key+"` |")) {
+				t.Errorf("docs/topology.md has no line for %s of %s", key, kind)
+			}
+		}
+	}
+}
+
+// yamlBlock is the first example in a page.
+func yamlBlock(page string) string {
+	_, rest, _ := strings.Cut(page, "```yaml\n")
+	block, _, _ := strings.Cut(rest, "```")
+	return block
+}
+
+func TestTheDocumentedTopologyIsRight(t *testing.T) {
+	text, err := os.ReadFile("../../docs/topology.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	block := strings.Replace(yamlBlock(string(text)), "ssh-ed25519 AAAA… ops@example.org", testKey, 1)
+	if got, mistakes := Parse("docs/topology.md", []byte(block)); got == nil || len(mistakes) > 0 {
+		t.Errorf("%v", mistakes)
 	}
 }
