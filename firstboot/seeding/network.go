@@ -26,7 +26,7 @@ type nic struct {
 	search  []string
 }
 
-// nics works out a node's network. One card has the default route and the name
+// nics works out a node's network, which is IPv4 as the topology's networks are. One card has the default route and the name
 // servers: the first whose network has a gateway, or else the first of all.
 func nics(t *topology.Topology, n topology.Node) []nic {
 	var out []nic
@@ -93,12 +93,8 @@ func networkConfig(t *topology.Topology, n topology.Node) ([]byte, error) {
 		}
 		on.Addresses = []string{c.address.String()}
 		if c.gateway.IsValid() {
-			// "default" is not known to cloud-init 22 and older in all its renderers.
-			to := "0.0.0.0/0"
-			if c.gateway.Is6() {
-				to = "::/0"
-			}
-			on.Routes = []routeV2{{to, c.gateway.String()}}
+			// Not "default", which not every renderer of cloud-init 22 knows.
+			on.Routes = []routeV2{{"0.0.0.0/0", c.gateway.String()}}
 		}
 		if len(c.dns)+len(c.search) > 0 {
 			on.Nameservers = &nameserversV2{texts(c.dns), c.search}
@@ -127,18 +123,10 @@ func networkData(t *topology.Topology, n topology.Node) ([]byte, error) {
 		if c.vlan != 0 {
 			links = append(links, map[string]any{"id": c.device(), "type": "vlan", "vlan_link": c.id, "vlan_id": c.vlan, "vlan_mac_address": c.mac})
 		}
-		kind, mask := "ipv4", net.IP(net.CIDRMask(c.address.Bits(), c.address.Addr().BitLen())).String()
-		if c.address.Addr().Is6() {
-			kind = "ipv6"
-		}
-		network := map[string]any{"id": fmt.Sprintf("network%d", i), "link": c.device(), "type": kind,
-			"ip_address": c.address.Addr().String(), "netmask": mask}
+		network := map[string]any{"id": fmt.Sprintf("network%d", i), "link": c.device(), "type": "ipv4",
+			"ip_address": c.address.Addr().String(), "netmask": net.IP(net.CIDRMask(c.address.Bits(), 32)).String()}
 		if c.gateway.IsValid() {
-			everywhere := netip.IPv4Unspecified().String()
-			if c.gateway.Is6() {
-				everywhere = netip.IPv6Unspecified().String()
-			}
-			network["routes"] = []map[string]any{{"network": everywhere, "netmask": everywhere, "gateway": c.gateway.String()}}
+			network["routes"] = []map[string]any{{"network": "0.0.0.0", "netmask": "0.0.0.0", "gateway": c.gateway.String()}}
 		}
 		networks = append(networks, network)
 		for _, server := range c.dns {

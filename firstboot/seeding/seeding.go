@@ -63,14 +63,16 @@ const (
 
 // Result is what was done, or would be.
 type Result struct {
-	Cluster    string       `json:"cluster"`
-	ID         string       `json:"id"`
-	Store      string       `json:"store"`
-	NewStore   bool         `json:"new_store"` // the store was made, and with it the cluster
-	Dir        string       `json:"dir"`
-	Generation int64        `json:"generation"` // of the plan
-	DryRun     bool         `json:"dry_run"`
-	Nodes      []NodeResult `json:"nodes"` // in the topology's order, then those it no longer has
+	Cluster    string `json:"cluster"`
+	ID         string `json:"id"`
+	Store      string `json:"store"`
+	NewStore   bool   `json:"new_store"` // the store was made, and with it the cluster
+	Dir        string `json:"dir"`
+	Generation int64  `json:"generation"` // of the plan
+	DryRun     bool   `json:"dry_run"`
+	// Nodes are those that were asked for, in the topology's order, others whose
+	// seeds are outdated, and then those that the topology no longer has.
+	Nodes []NodeResult `json:"nodes"`
 	// Learn names the nodes whose seeds stay as they are although the plan has
 	// grown: they get it from their peers.
 	Learn []string `json:"learn"`
@@ -123,8 +125,10 @@ func Write(ctx context.Context, t *topology.Topology, v *vault.Vault, out string
 		if err != nil {
 			return nil, err
 		}
-		r.Nodes = append(r.Nodes, result)
-		if w.change == added && result.State == Unchanged {
+		if result.State != "" {
+			r.Nodes = append(r.Nodes, result)
+		}
+		if w.change == added && result.State != Written && result.State != Outdated {
 			r.Learn = append(r.Learn, n.Name)
 		}
 	}
@@ -225,19 +229,20 @@ func compare(last, next *plan.Plan) (change, error) {
 	return altered, err
 }
 
-// node decides on the seed of one node.
+// node decides on the seed of one node. Of a node that was not asked for, it
+// tells only whether its seed is outdated for certain.
 func (w *writer) node(n topology.Node) (NodeResult, error) {
-	r := NodeResult{Node: n.Name, State: Unchanged}
 	isNew := !slices.Contains(w.known, n.Name)
 	if len(w.o.Nodes) > 0 && !slices.Contains(w.o.Nodes, n.Name) {
 		switch {
 		case isNew:
-			r.State, r.Reasons = Outdated, []string{"it has no seed yet"}
+			return NodeResult{Node: n.Name, State: Outdated, Reasons: []string{"it has no seed yet"}}, nil
 		case w.change == altered:
-			r.State, r.Reasons = Outdated, []string{"the plan has changed"}
+			return NodeResult{Node: n.Name, State: Outdated, Reasons: []string{"the plan has changed"}}, nil
 		}
-		return r, nil
+		return NodeResult{}, nil
 	}
+	r := NodeResult{Node: n.Name, State: Unchanged}
 	c, issued, err := w.content(n)
 	if err != nil {
 		return r, err

@@ -5,9 +5,12 @@ import (
 	"context"
 	"errors"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -335,49 +338,46 @@ func TestCertificatesAreRenewedNearTheirEndAndOnDemand(t *testing.T) {
 	}
 }
 
-func TestInterruptedSeedingIsCompletedByTheNextRun(t *testing.T) {
-	b := newBench(t)
-	// Everything is worked out and saved; the interruption comes between files.
-	ctx := &countdown{Context: context.Background(), left: 5 + 7}
-	if _, err := b.tryWrite(ctx, shop, Options{}); !errors.Is(err, context.Canceled) {
-		t.Fatalf("got %v", err)
+// The process is killed, as by a power cut, at one step after the other: while the
+// seeds are worked out, between the store and the first file, between files.
+func TestSeedingThatIsKilledIsCompletedByTheNextRun(t *testing.T) {
+	if dir := os.Getenv("SLIPWAY_TEST_SEEDING"); dir != "" {
+		steps, _ := strconv.Atoi(os.Getenv("SLIPWAY_TEST_STEPS"))
+		b := &bench{t: t, dir: dir, out: filepath.Join(dir, "seeds"), now: now}
+		b.tryWrite(&countdown{Context: context.Background(), left: steps}, shop, Options{})
+		t.Fatal("the countdown did not end")
 	}
-	whole := b.snapshot()
-	if len(whole) == 0 || len(whole) >= 20 {
-		t.Fatalf("%d files were written", len(whole))
-	}
-	// As a power cut would leave it.
-	os.WriteFile(filepath.Join(b.out, ".tmp-b-db1.ovf.iso-42"), []byte("half"), 0o600)
-	b.write(shop, Options{})
-	after := b.snapshot()
-	if len(after) != 20 {
-		t.Errorf("files %v", filesIn(b.out))
-	}
-	v := b.open()
-	defer v.Close()
-	for _, name := range everybody {
-		if m := b.member(name); m.Plan.ID != v.ID() {
-			t.Errorf("%s is of another cluster", name)
+	for _, steps := range []int{2, 5, 6, 12, 24} { // 5 nodes, then 20 files
+		b := newBench(t)
+		child := exec.Command(os.Args[0], "-test.run=^"+t.Name()+"$")
+		child.Env = append(os.Environ(), "SLIPWAY_TEST_SEEDING="+b.dir, "SLIPWAY_TEST_STEPS="+strconv.Itoa(steps))
+		if out, err := child.CombinedOutput(); err == nil || child.ProcessState.Sys().(syscall.WaitStatus).Signal() != syscall.SIGKILL {
+			t.Fatalf("after %d steps: %v\n%s", steps, err, out)
 		}
-	}
-	for name, data := range whole {
-		if node, _, _ := strings.Cut(name, "."); after[name] != data && countFiles(whole, node) == 4 {
-			t.Errorf("%s was whole and is another one now", name)
+		os.MkdirAll(b.out, 0o700)
+		before := b.snapshot()
+		if want := max(steps-5, 0); len(before) != want {
+			t.Fatalf("after %d steps %d files were written, want %d", steps, len(before), want)
+		}
+		// As a power cut within a file would leave it.
+		os.WriteFile(filepath.Join(b.out, ".tmp-b-db1.ovf.iso-42"), []byte("half"), 0o600)
+		b.write(shop, Options{})
+		after := b.snapshot()
+		if len(after) != 20 {
+			t.Errorf("after %d steps: files %v", steps, filesIn(b.out))
+		}
+		for name, data := range before {
+			if after[name] != data {
+				t.Errorf("after %d steps: %s was whole and is another one now", steps, name)
+			}
+		}
+		for _, name := range everybody {
+			b.member(name)
 		}
 	}
 }
 
-func countFiles(files map[string]string, node string) int {
-	n := 0
-	for name := range files {
-		if strings.HasPrefix(name, node+".") {
-			n++
-		}
-	}
-	return n
-}
-
-// countdown is a context that ends after it was asked so many times.
+// countdown is a context that kills the process after it was asked so many times.
 type countdown struct {
 	context.Context
 	left int
@@ -385,9 +385,31 @@ type countdown struct {
 
 func (c *countdown) Err() error {
 	if c.left--; c.left < 0 {
-		return context.Canceled
+		syscall.Kill(os.Getpid(), syscall.SIGKILL)
+		select {}
 	}
 	return nil
+}
+
+func TestSeedingThatIsInterruptedSaysSo(t *testing.T) {
+	b := newBench(t)
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	if _, err := b.tryWrite(ctx, shop, Options{}); !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v", err)
+	}
+	if left := filesIn(b.dir); left != nil {
+		t.Errorf("left behind: %v", left)
+	}
+}
+
+func TestANodeThatIsAddedAloneIsLearntOfByTheOthers(t *testing.T) {
+	b := newBench(t)
+	b.write(shop, Options{})
+	r := b.write(shop+another, Options{Nodes: []string{"a-lb3"}})
+	if len(r.Nodes) != 1 || r.Count(Written) != 1 || !slices.Equal(r.Learn, everybody) {
+		t.Errorf("result %+v", r)
+	}
 }
 
 func TestPlacesWhereOthersMayWriteAreRefused(t *testing.T) {
@@ -452,5 +474,19 @@ func TestNodesGetTheCertificatesAndPasswordsOfTheirRoleAndNoOthers(t *testing.T)
 	agentCert, _ := pki.ParseCertificate("agent", b.member("a-lb2").Certificates[agent].Certificate)
 	if agentCert.VerifyHostname("192.0.2.10") == nil {
 		t.Error("the agent may answer for the virtual address")
+	}
+}
+
+func TestAnAddressOnTheDatabasesIsInTheirCertificates(t *testing.T) {
+	b := newBench(t)
+	b.write(strings.Replace(shop, "on: balancers", "on: databases", 1), Options{})
+	for node, want := range map[string]bool{"a-db1": true, "a-db2": true, "a-lb1": false, "b-db1": false} {
+		cert, err := pki.ParseCertificate(node, b.member(node).Certificates[member.ServiceCert].Certificate)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := cert.VerifyHostname("192.0.2.10") == nil && cert.VerifyHostname("db.example.internal") == nil; got != want {
+			t.Errorf("%s: %v", node, got)
+		}
 	}
 }
