@@ -65,7 +65,7 @@ func advise(r status.Report, addresses []status.Address) []string {
 	if r.State == status.Unconfigured {
 		return []string{
 			"This node has no metadata yet. Give it some, in one of these ways:",
-			" - attach a CD image labelled cidata with files meta-data and user-data (cloud-localds makes one);",
+			" - attach the CD image that slipway seed wrote for it, or another one labelled cidata;",
 			" - fill in the properties when importing the OVA; set guestinfo.userdata on VMware;",
 			" - use the cloud-init settings of Proxmox or OpenStack.",
 			"It looks every few seconds and needs no restart.",
