@@ -121,6 +121,12 @@ func one(m *member.Member, v plan.VIP, find card) (instance, error) {
 	if v.RouterID < 1 || v.RouterID > 255 {
 		return i, fault.New(fault.Input, "%d is no virtual router identifier: these are 1 to 255 (RFC 9568, section 5.2.3)", v.RouterID)
 	}
+	if wish := m.Self.VRRPPriority; wish != 0 {
+		if wish < 1 || wish > 254 {
+			return i, fault.New(fault.Input, "%d is no VRRP priority that heeds its checks: these are 1 to 254 (RFC 9568, section 5.2.4)", wish)
+		}
+		i.Priority = wish
+	}
 	var err error
 	if i.Source, err = inNetwork(m.Self, v); err != nil {
 		return i, err

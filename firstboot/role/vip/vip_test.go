@@ -69,6 +69,20 @@ func TestNoTwoHoldersShareAPriorityAndNoneIsTheOwner(t *testing.T) {
 	}
 }
 
+func TestTheTopologysPriorityComesFirst(t *testing.T) {
+	p, authority := cluster(t, func(p *plan.Plan) {
+		for i := range p.Nodes {
+			if p.Nodes[i].Name == "a-lb1" {
+				p.Nodes[i].VRRPPriority = 7
+			}
+		}
+	})
+	s, err := render(belong(t, p, authority, "a-lb1"), func(netip.Addr) (string, error) { return "eth0", nil })
+	if err != nil || !strings.Contains(s, "priority 7\n") {
+		t.Errorf("%s, %v", s, err)
+	}
+}
+
 func TestPlansThatCannotBeAreRefused(t *testing.T) {
 	for name, change := range map[string]func(*plan.Plan){
 		"an address outside its nodes' networks": func(p *plan.Plan) { p.VIPs[0].Address = netip.MustParsePrefix("198.51.100.10/24") },
@@ -77,7 +91,12 @@ func TestPlansThatCannotBeAreRefused(t *testing.T) {
 		},
 		"router identifier 0":   func(p *plan.Plan) { p.VIPs[0].RouterID = 0 },
 		"router identifier 256": func(p *plan.Plan) { p.VIPs[0].RouterID = 256 },
-		"a line in a name":      func(p *plan.Plan) { p.VIPs[0].Name = "db {\n" },
+		"priority 255": func(p *plan.Plan) {
+			for i := range p.Nodes {
+				p.Nodes[i].VRRPPriority = 255
+			}
+		},
+		"a line in a name": func(p *plan.Plan) { p.VIPs[0].Name = "db {\n" },
 	} {
 		p, authority := cluster(t, change)
 		if _, err := render(belong(t, p, authority, "a-lb1"), func(netip.Addr) (string, error) { return "eth0", nil }); fault.Of(err) != fault.Input {
