@@ -150,6 +150,7 @@ func (c *checker) people() {
 			c.wrong(field+".keys", "list at least one public SSH key", "there is no key, so nobody can log in as %s", short(u.Name))
 		}
 		for j, key := range u.Keys {
+			u.Keys[j] = strings.TrimSpace(key)
 			if wrong, mend := authorizedKey(key); key != "" && wrong != "" {
 				c.wrong(at(field+".keys", j), mend, "%s", wrong)
 			}

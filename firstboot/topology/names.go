@@ -91,6 +91,9 @@ func authorizedKey(line string) (wrong, mend string) {
 	if err != nil {
 		return "this is no public SSH key", give
 	}
+	if _, ok := key.(*ssh.Certificate); ok {
+		return "this is a certificate, not a key", give
+	}
 	switch key.Type() {
 	case ssh.InsecureKeyAlgoDSA:
 		return "DSA keys are refused by OpenSSH since 9.8", "make a new one with ssh-keygen -t ed25519"

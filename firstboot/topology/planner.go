@@ -2,6 +2,7 @@ package topology
 
 import (
 	"cmp"
+	"maps"
 	"net/netip"
 	"slices"
 
@@ -65,7 +66,7 @@ func (t *Topology) planSite(s Site) plan.Site {
 	r := t.Roles.Database
 	site := plan.Site{Name: s.Name, Scope: t.Name + "-" + s.Name, StandbyOf: s.StandbyOf, Consensus: t.consensus(s),
 		Postgres: plan.Postgres{Port: postgresPort, MaxConnections: r.MaxConnections,
-			MaxSlotWALKeep: int(r.MaxSlotWALKeep / profile.MiB), Parameters: r.Parameters},
+			MaxSlotWALKeep: int(r.MaxSlotWALKeep / profile.MiB), Parameters: maps.Clone(r.Parameters)},
 		Patroni: r.Patroni}
 	if masters := t.in(s.Name, dbMaster); len(masters) > 0 {
 		site.Bootstrap = masters[0].Name

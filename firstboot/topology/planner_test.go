@@ -10,6 +10,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 
+	"github.com/slipwayhq/slipway/builder/profile"
 	"github.com/slipwayhq/slipway/firstboot/plan"
 )
 
@@ -140,5 +141,22 @@ func TestPrioritiesReachThePlan(t *testing.T) {
 	}
 	if n, _ := topology.Plan().Node("lb1"); n.VRRPPriority != 254 {
 		t.Errorf("%+v", n)
+	}
+}
+
+func TestWhoeverMayVoteHasEtcdInItsProfile(t *testing.T) {
+	set, err := profile.Load("../../profiles")
+	if err != nil {
+		t.Fatal(err)
+	}
+	voters := append([]string{dbMaster, dbReplica}, witnessRoles...)
+	for _, p := range set.Roles {
+		has := slices.Contains(p.Packages, "etcd-server")
+		if may := slices.Contains(voters, p.Role); has != may {
+			t.Errorf("%s: may vote %v, has etcd %v", p.Role, may, has)
+		}
+		if !slices.Contains(roles, p.Role) {
+			t.Errorf("the topology does not know the role %s", p.Role)
+		}
 	}
 }
