@@ -5,6 +5,7 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/sirupsen/logrus"
 
@@ -61,5 +62,40 @@ func TestTheJournalGetsPriorities(t *testing.T) {
 	j.Line(status.Error, "bad")
 	if got := out.String(); got != "<6>fine\n<4>odd\n<3>bad\n" {
 		t.Errorf("%q", got)
+	}
+}
+
+func TestAClustersNodeFitsTheScreen(t *testing.T) {
+	now := time.Date(2026, 11, 20, 12, 5, 0, 0, time.UTC)
+	r := status.Report{
+		State: status.Converging, Since: now, Role: "db-master", Summary: "PostgreSQL", Version: "db-master-20261120-1a2b3c4d", Hostname: "a-db1.example.internal",
+		Datasource: "NoCloud (/dev/sr0)", Addresses: []status.Address{{Interface: "ens3", Address: "10.77.1.11/24"}},
+		HostKeys: []status.HostKey{{Type: "ssh-ed25519", Fingerprint: "SHA256:" + strings.Repeat("x", 43)}, {Type: "ecdsa-sha2-nistp256", Fingerprint: "SHA256:" + strings.Repeat("x", 43)}},
+		Logins:   []string{"slipway"}, Advice: []string{"Log in: ssh slipway@10.77.1.11"},
+	}
+	for _, name := range strings.Fields("datasource membership bootcmd hostname network resolver firewall keys clock locale certificates disks users files consensus-setup time peers") {
+		r.Steps = append(r.Steps, status.Step{Name: name, State: status.Done})
+	}
+	wait := "no quorum: 1 of 3 members of etcd are well: a-db2: connection refused, a-db3: connection refused"
+	r.Steps = append(r.Steps, status.Step{Name: "consensus", State: status.Running, Since: now, WaitingFor: wait},
+		status.Step{Name: "database", State: status.Pending}, status.Step{Name: "role", State: status.Running, Since: now, WaitingFor: "patroni.service (held back until the cluster is there for it)"},
+		status.Step{Name: "confirm", State: status.Pending})
+	r.Cluster = &status.Cluster{
+		Name: "shop", Node: "a-db1", Site: "a", Generation: 1, Expires: now.AddDate(2, 0, 0),
+		Consensus: &status.Consensus{Members: []status.ConsensusMember{{Node: "a-db1", Healthy: true}, {Node: "a-db2"}, {Node: "a-db3"}}},
+		Database:  &status.Database{Scope: "shop-a"},
+	}
+	for _, name := range []string{"a-db2", "a-db3", "a-lb1", "a-lb2", "b-db1"} {
+		r.Cluster.Peers = append(r.Cluster.Peers, status.Peer{Name: name, Address: "10.77.1.12", Since: now})
+		r.Cluster.Problems = append(r.Cluster.Problems, "peers: "+name+" (10.77.1.12): connection refused, since 12:03:00 UTC")
+	}
+	screen := wrap(r.Screen(now), 80)
+	if lines := strings.Count(screen, "\n"); lines > 25 {
+		t.Errorf("%d lines:\n%s", lines, screen)
+	}
+	for _, want := range []string{"waiting for no quorum", "missing: a-db2, a-db3", "ssh slipway@10.77.1.11"} {
+		if !strings.Contains(screen, want) {
+			t.Errorf("no %q on the screen:\n%s", want, screen)
+		}
 	}
 }

@@ -46,7 +46,7 @@ func TestTheReportTellsWhichStepSinceWhenWaitingForWhat(t *testing.T) {
 		t.Errorf("the story is %q, want %q", got, want)
 	}
 	text := r.Text(r.Steps[2].Since.Add(90*time.Second), Plain)
-	for _, want := range []string{"[ ok ] network      wrote a file", "[FAIL] users        no such group", "[ .. ] role         for 1 min 30 s: waiting for haproxy.service", "! user-data:3: users: odd"} {
+	for _, want := range []string{"[ ok ] network         wrote a file", "[FAIL] users           no such group", "[ .. ] role            for 1 min 30 s: waiting for haproxy.service", "! user-data:3: users: odd"} {
 		if !strings.Contains(text, want) {
 			t.Errorf("the text lacks %q:\n%s", want, text)
 		}

@@ -44,14 +44,19 @@ func (r Report) text(now time.Time, style Style, brief bool) string {
 	line("")
 	line("  slipway %s - %s", clean(r.Role), style.paint(colour, strings.ToUpper(string(r.State))+" since "+Took(now.Sub(r.Since))))
 	line("")
-	field("does", r.Summary)
+	tight := brief && r.Cluster != nil // a screen has room for one story
+	if !tight {
+		field("does", r.Summary)
+	}
 	version := r.Version
 	if r.Trial {
 		version += " (on trial: not confirmed yet)"
 	}
 	field("version", version)
 	field("host name", r.Hostname)
-	field("metadata", r.Datasource)
+	if !tight {
+		field("metadata", r.Datasource)
+	}
 	for i, a := range r.Addresses {
 		name := "addresses"
 		if i > 0 {
@@ -60,13 +65,24 @@ func (r Report) text(now time.Time, style Style, brief bool) string {
 		field(name, fmt.Sprintf("%s on %s", a.Address, a.Interface))
 	}
 	for i, k := range r.HostKeys {
+		if tight && i > 0 {
+			break
+		}
 		name := "host keys"
 		if i > 0 {
 			name = " "
 		}
 		field(name, k.Type+" "+k.Fingerprint)
 	}
-	line("")
+	if r.Cluster != nil {
+		line("")
+		for _, l := range r.Cluster.lines(style) {
+			line("  %-12s %s", l[0], l[1])
+		}
+	}
+	if !tight {
+		line("")
+	}
 	var done, pending []string
 	for _, s := range r.Steps {
 		if brief && s.State == Done {
@@ -94,14 +110,30 @@ func (r Report) text(now time.Time, style Style, brief bool) string {
 		}
 		line("  %s %-15s %s", mark, s.Name, clean(shorten(detail, 160)))
 	}
+	if tight && len(done) > 0 {
+		done = []string{fmt.Sprintf("%d steps", len(done))}
+	}
 	if len(done) > 0 {
 		line("  %s %s", style.paint("32", "[ ok ]"), strings.Join(done, ", "))
 	}
 	if len(pending) > 0 {
 		line("  [next] %s", strings.Join(pending, ", "))
 	}
+	if problems := r.news(); len(problems) > 0 {
+		line("")
+		for i, p := range problems {
+			if brief && i == mostProblems {
+				line("  ... and %d more: firstboot status", len(problems)-mostProblems)
+				break
+			}
+			line("  %s %s", style.paint("1;31", "!"), clean(shorten(p, 400)))
+		}
+	}
 	if len(r.Warnings) > 0 {
-		const most = 8
+		most := 8
+		if tight {
+			most = 3
+		}
 		line("")
 		for i, w := range r.Warnings {
 			if i == most {
