@@ -120,9 +120,11 @@ func Start(t testing.TB, m *member.Member) *Node {
 	must(t, os.Mkdir(n.Path("/dev/shm"), 0o1777))
 	must(t, os.Chmod(n.Path("/dev/shm"), 0o1777))
 	must(t, os.MkdirAll(n.Path("/run/systemd/system"), 0o755))
+	// The package makes a database of its own here, in the image it does not.
+	n.Output(t, "rm", "-rf", "/var/lib/postgresql/17", "/etc/postgresql")
 	n.Output(t, "install", "-d", "-o", "etcd", "-g", "etcd", "-m", "700", "/var/lib/etcd")
 	n.Output(t, "install", "-d", "-o", "postgres", "-g", "postgres", "/var/lib/postgresql", "/run/postgresql")
-	t.Cleanup(n.StopAll)
+	t.Cleanup(n.crash)
 	return n
 }
 
@@ -321,10 +323,23 @@ func (n *Node) StopUnit(unit string) {
 	}
 }
 
-// StopAll stops all units, Patroni before etcd.
-func (n *Node) StopAll() {
-	n.StopUnit("patroni.service")
-	n.StopUnit("etcd.service")
+// crash ends all that the test has started; what those have started themselves
+// ends with the test's process namespace.
+func (n *Node) crash() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, p := range n.units {
+		p.stop()
+		p.signal(syscall.SIGKILL)
+		<-p.done
+	}
+}
+
+// On runs a program of the node in the node's own network.
+func (n *Node) On(argv ...string) (string, error) {
+	words := n.inside(append([]string{"chroot", n.Root}, argv...)...)
+	out, err := exec.Command(words[0], words[1:]...).CombinedOutput()
+	return string(out), err
 }
 
 // Log is the end of what a unit wrote.

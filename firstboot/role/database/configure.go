@@ -1,0 +1,170 @@
+package database
+
+import (
+	"context"
+	_ "embed"
+	"encoding/json"
+	"fmt"
+	"net/netip"
+	"strings"
+	"text/template"
+
+	"github.com/slipwayhq/slipway/firstboot/member"
+	"github.com/slipwayhq/slipway/firstboot/node"
+	"github.com/slipwayhq/slipway/firstboot/plan"
+	"github.com/slipwayhq/slipway/internal/fault"
+)
+
+//go:embed patroni.yml.tmpl
+var configuration string
+
+// Configure writes Patroni's configuration, keys and passwords. It needs no network
+// and starts nothing.
+type Configure struct{}
+
+// Name implements steps.Step.
+func (Configure) Name() string { return "database-setup" }
+
+// Apply implements steps.Step.
+func (Configure) Apply(ctx context.Context, n *node.Node) error {
+	m := n.Member
+	if !runs(m) {
+		return nil
+	}
+	if err := writeKeys(n, m); err != nil {
+		return err
+	}
+	secrets, err := environment(m)
+	if err != nil {
+		return err
+	}
+	if _, err := n.Ensure(secretsPath, 0o600, secrets); err != nil {
+		return err
+	}
+	memory, err := installed(n)
+	if err != nil {
+		return err
+	}
+	text, err := render(m, memory)
+	if err != nil {
+		return err
+	}
+	stoodAlone := !n.Exists(configPath)
+	changed, err := n.EnsureFor(user, configPath, 0o600, text)
+	switch {
+	case err != nil || !changed:
+		return err
+	case stoodAlone:
+		// One that ran as a cluster of its own stops here.
+		return n.Nudge(ctx, "restart", Unit)
+	}
+	return n.Nudge(ctx, "reload", Unit)
+}
+
+func writeKeys(n *node.Node, m *member.Member) error {
+	service, ok := m.Certificates[member.ServiceCert]
+	etcd, ok2 := m.Certificates[member.EtcdClient]
+	if !ok || !ok2 || m.EtcdAuthority == "" {
+		return fault.New(fault.Input, "%s is a database node, and its seed lacks a certificate for that", m.Self.Name).
+			WithMend("write the node's seed anew: slipway seed")
+	}
+	for _, f := range []struct{ name, content string }{
+		{"ca.pem", m.Authority}, {"service.pem", service.Certificate}, {"service-key.pem", service.Key},
+		{"etcd-ca.pem", m.EtcdAuthority}, {"etcd-client.pem", etcd.Certificate}, {"etcd-client-key.pem", etcd.Key},
+	} {
+		if _, err := n.EnsureFor(user, pkiDir+"/"+f.name, 0o600, f.content); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// environment are the passwords as an environment file (systemd.exec(5)), which
+// systemd reads as root before Patroni starts.
+func environment(m *member.Member) (string, error) {
+	var text strings.Builder
+	for _, s := range []struct{ variable, secret string }{
+		{"PATRONI_SUPERUSER_PASSWORD", plan.SuperuserPassword},
+		{"PATRONI_REPLICATION_PASSWORD", plan.ReplicationPassword},
+		{"PATRONI_REWIND_PASSWORD", plan.RewindPassword},
+	} {
+		password := m.Secrets[s.secret]
+		if password == "" || strings.ContainsAny(password, "\n\r\x00") {
+			return "", fault.New(fault.Input, "the seed's secret %s is missing, or is no password", s.secret).
+				WithMend("write the node's seed anew: slipway seed")
+		}
+		fmt.Fprintf(&text, "%s=\"%s\"\n", s.variable, strings.NewReplacer(`\`, `\\`, `"`, `\"`, `$`, `\$`, "`", "\\`").Replace(password))
+	}
+	return text.String(), nil
+}
+
+// quote writes text as a JSON string, which is a YAML string too.
+func quote(text string) (string, error) {
+	var b strings.Builder
+	e := json.NewEncoder(&b)
+	e.SetEscapeHTML(false)
+	err := e.Encode(text)
+	return strings.TrimSpace(b.String()), err
+}
+
+func render(m *member.Member, memory mebibytes) (string, error) {
+	t, err := template.New("patroni.yml").Funcs(template.FuncMap{"q": quote}).Parse(configuration)
+	if err != nil {
+		return "", err
+	}
+	var members []string
+	for _, peer := range m.Plan.ConsensusNodes(m.Site.Name) {
+		members = append(members, netip.AddrPortFrom(peer.Address, 2379).String())
+	}
+	if len(members) == 0 {
+		return "", fault.New(fault.Input, "the plan names no node that runs etcd for site %s", m.Site.Name)
+	}
+	data := map[string]any{
+		"Site": m.Site, "Self": m.Self, "PKI": pkiDir, "RestPort": restPort, "RestPassword": restPassword(m),
+		"RestAddress": netip.AddrPortFrom(m.Self.Address, restPort).String(),
+		"Address":     netip.AddrPortFrom(m.Self.Address, uint16(m.Site.Postgres.Port)).String(),
+		"Consensus":   members, "Roles": []string{"superuser", "replication", "rewind"},
+		"MiB": int(memory), "Memory": memorySettings(memory, m.Site.Postgres), "Access": access(m.Plan), "Bootstrap": "",
+	}
+	if m.Site.Bootstrap == m.Self.Name {
+		dcs, err := json.Marshal(initial(m))
+		if err != nil {
+			return "", err
+		}
+		data["Bootstrap"] = string(dcs)
+	}
+	var text strings.Builder
+	if err := t.Execute(&text, data); err != nil {
+		return "", fmt.Errorf("Patroni's configuration: %w", err)
+	}
+	return text.String(), nil
+}
+
+// access is pg_hba.conf: the first line that matches decides. The superuser comes
+// through the socket alone, the roles of replication from database nodes alone,
+// all others from nodes of the cluster and from the clients' networks.
+func access(p *plan.Plan) []string {
+	rules := []string{"local all " + superuser + " peer", "local all all scram-sha-256", "host all " + superuser + " all reject"}
+	allow := func(databases, users string, from netip.Prefix) {
+		rules = append(rules, strings.Join([]string{"hostssl", databases, users, from.Masked().String(), "scram-sha-256"}, " "))
+	}
+	loopback := []netip.Prefix{netip.MustParsePrefix("127.0.0.1/32"), netip.MustParsePrefix("::1/128")}
+	var peers, nodes []netip.Prefix
+	for _, n := range p.Nodes {
+		for _, address := range n.Addresses {
+			one := netip.PrefixFrom(address.Addr(), address.Addr().BitLen())
+			if nodes = append(nodes, one); plan.DatabaseRole(n.Role) {
+				peers = append(peers, one)
+			}
+		}
+	}
+	for _, from := range append(loopback, peers...) {
+		allow("replication", replicator, from)
+		allow("postgres", rewinder, from)
+	}
+	rules = append(rules, "host all "+replicator+","+rewinder+" all reject")
+	for _, from := range append(append(loopback, nodes...), p.Clients...) {
+		allow("all", "all", from)
+	}
+	return rules
+}

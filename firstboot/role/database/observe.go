@@ -1,0 +1,114 @@
+package database
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/slipwayhq/slipway/firstboot/member"
+	"github.com/slipwayhq/slipway/firstboot/node"
+	"github.com/slipwayhq/slipway/firstboot/role/mtls"
+	"github.com/slipwayhq/slipway/firstboot/status"
+)
+
+// Observe implements steps.Observer: it asks this node's Patroni. A node that has
+// come to lead since it started also sees to the cluster's parameters, databases
+// and roles then.
+func (s *Start) Observe(ctx context.Context, n *node.Node, c *status.Cluster) error {
+	m := n.Member
+	if !runs(m) || n.Held(Unit) {
+		return nil // held: Start says why
+	}
+	rest, err := s.dial(m)
+	if err != nil {
+		return err
+	}
+	o, err := rest.own(ctx, m.Self)
+	if err != nil {
+		return errors.New("Patroni does not answer: " + mtls.Words(err))
+	}
+	d, err := rest.cluster(ctx)
+	if err != nil {
+		return errors.New("Patroni does not reach etcd: " + mtls.Words(err))
+	}
+	if identifier.MatchString(o.System) {
+		d.SystemID = o.System
+	}
+	c.Database = &d
+	wrong := problems(m, d, o)
+	if o.Role == "primary" && o.State == "running" {
+		if err := s.lead(ctx, n, rest); err != nil {
+			wrong = append(wrong, err.Error())
+		}
+	}
+	if len(wrong) > 0 {
+		return errors.New(strings.Join(wrong, "; "))
+	}
+	return nil
+}
+
+// lead tends the cluster once for each plan, beside the observer, which must not
+// take long.
+func (s *Start) lead(ctx context.Context, n *node.Node, rest *patroni) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.tended.busy && s.tended.plan != n.Member.Plan {
+		s.tended.busy = true
+		own := *n
+		go func() {
+			limited, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Minute)
+			defer cancel()
+			err := tend(limited, &own, rest)
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			s.tended = tended{err: err}
+			if err == nil {
+				s.tended.plan = own.Member.Plan
+			}
+		}()
+	}
+	return s.tended.err
+}
+
+// problems is what is wrong with the cluster, as far as this node can tell.
+func problems(m *member.Member, d status.Database, self own) []string {
+	var wrong []string
+	say := func(format string, args ...any) { wrong = append(wrong, fmt.Sprintf(format, args...)) }
+	lead := ""
+	for _, v := range d.Members {
+		switch {
+		case v.Role == leader || v.Role == standby:
+			if lead != "" {
+				say("there are two leaders, %s and %s", lead, v.Node)
+			}
+			if lead = v.Node; v.State != "running" && v.State != "streaming" && v.State != "in archive recovery" {
+				say("the leader %s is %s", v.Node, v.State)
+			}
+		case v.State != "streaming" && v.State != "in archive recovery":
+			say("%s does not stream (%s)", v.Node, v.State)
+		case v.Lag != nil && *v.Lag > m.Site.Patroni.MaximumLag:
+			say("%s lags behind by %d MiB", v.Node, *v.Lag>>20)
+		}
+	}
+	if lead == "" {
+		say("there is no leader: nothing can be written")
+	}
+	if self.Role == "primary" && lead != "" && lead != m.Self.Name {
+		say("this node can be written to while %s leads", lead)
+	}
+	for _, n := range m.Plan.DatabaseNodes(m.Site.Name) {
+		if !slices.ContainsFunc(d.Members, func(v status.DatabaseMember) bool { return v.Node == n.Name }) {
+			say("%s is missing", n.Name)
+		}
+	}
+	if d.Paused {
+		say("Patroni is paused: nothing is failed over; to go on: patronictl resume")
+	}
+	if self.Restart {
+		say("PostgreSQL wants a restart for changed parameters; to do it: patronictl restart %s %s", m.Site.Scope, m.Self.Name)
+	}
+	return wrong
+}
