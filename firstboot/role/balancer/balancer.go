@@ -35,7 +35,7 @@ const (
 // Configure writes HAProxy's configuration from the plan.
 type Configure struct{}
 
-func (Configure) Name() string { return "balancer-config" }
+func (Configure) Name() string { return "balancer-setup" }
 
 // Apply replaces the configuration only by one that HAProxy accepts, and has a
 // running HAProxy take it up without ending a session.

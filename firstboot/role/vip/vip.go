@@ -35,7 +35,7 @@ const (
 // the card has its address; Start writes it.
 type Configure struct{}
 
-func (Configure) Name() string { return "vip-config" }
+func (Configure) Name() string { return "vip-setup" }
 
 // Apply takes keepalived's configuration away from a node that may hold no
 // address any more.
