@@ -94,9 +94,16 @@ func TestThePlanOfTwoSites(t *testing.T) {
 }
 
 func TestThePlanIsSortedWhateverTheFilesOrder(t *testing.T) {
-	p := cluster(t, "", "z db-master", "b db-replica", "k db-replica", "a balancer").Plan()
+	p := cluster(t, `vips:
+  - {name: writes, address: 192.0.2.98, on: databases, router_id: 7}
+  - {name: reads, address: 192.0.2.99, on: databases, router_id: 8}
+databases: [{name: shop}, {name: mail}]
+`, "z db-master", "b db-replica", "k db-replica", "a balancer").Plan()
 	if !slices.IsSortedFunc(p.Nodes, func(a, b plan.Node) int { return strings.Compare(a.Name, b.Name) }) {
 		t.Errorf("%+v", p.Nodes)
+	}
+	if p.VIPs[0].Name != "reads" || p.Databases[0].Name != "mail" || p.Databases[0].Owner != "mail" {
+		t.Errorf("%+v, %+v", p.VIPs, p.Databases)
 	}
 }
 
