@@ -54,7 +54,7 @@ func give(t *testing.T, c *membertest.Cluster, from, to string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	transport := &http.Transport{TLSClientConfig: peers.TLS(cert, c.Authority.Cert, c.Plan.ID, to, time.Now)}
+	transport := &http.Transport{TLSClientConfig: peers.TLS(cert, c.Authority.Pool(), c.Plan.ID, to, time.Now)}
 	defer transport.CloseIdleConnections()
 	response, err := transport.RoundTrip(request)
 	if err != nil {

@@ -45,24 +45,24 @@ type client struct {
 
 // TLS is how an agent or administrator talks to the agent of a node: it shows a
 // certificate, and takes nobody for the node but who can show that node's.
-func TLS(cert tls.Certificate, authority *x509.Certificate, id, name string, now func() time.Time) *tls.Config {
+func TLS(cert tls.Certificate, authorities *x509.CertPool, id, name string, now func() time.Time) *tls.Config {
 	return &tls.Config{
 		MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{cert}, NextProtos: []string{"http/1.1"},
 		// The chain and the name are checked below: with a time that tests can set,
 		// and with words that say which of the many things that can be wrong is.
 		InsecureSkipVerify: true,
 		VerifyConnection: func(c tls.ConnectionState) error {
-			return verify(c.PeerCertificates, authority, id, name, now())
+			return verify(c.PeerCertificates, authorities, id, name, now())
 		},
 	}
 }
 
-func verify(chain []*x509.Certificate, authority *x509.Certificate, id, name string, now time.Time) error {
-	if len(chain) == 0 {
+func verify(chain []*x509.Certificate, authorities *x509.CertPool, id, name string, now time.Time) error {
+	if len(chain) == 0 || authorities == nil { // nil would be those of the system
 		return errForeign
 	}
 	leaf := chain[0]
-	_, err := leaf.Verify(x509.VerifyOptions{Roots: pki.Pool(authority), CurrentTime: now, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}})
+	_, err := leaf.Verify(x509.VerifyOptions{Roots: authorities, CurrentTime: now, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}})
 	var invalid x509.CertificateInvalidError
 	switch {
 	case errors.As(err, &invalid) && invalid.Reason == x509.Expired && now.Before(leaf.NotBefore):
@@ -87,7 +87,7 @@ func verify(chain []*x509.Certificate, authority *x509.Certificate, id, name str
 // client makes one for a node. The service's lock is held.
 func (s *Service) client(n plan.Node) *client {
 	self := s.self
-	return newClient(n.Address, TLS(self.cert, self.member.CA, self.member.Plan.ID, n.Name, s.Now), s.Dial,
+	return newClient(n.Address, TLS(self.cert, pki.Pool(self.member.CA), self.member.Plan.ID, n.Name, s.Now), s.Dial,
 		http.Header{machineHeader: {self.machine}, bootHeader: {self.boot}})
 }
 

@@ -16,14 +16,14 @@ func (c *Cluster) lines(style Style) (out [][2]string) {
 			out = append(out, [2]string{name, strings.Join(words, ", ")})
 		}
 	}
-	bad := func(text string) string { return style.paint("1;31", clean(text)) }
-	add("cluster", []string{fmt.Sprintf("%s: node %s at site %s", clean(c.Name), clean(c.Node), clean(c.Site)),
+	bad := func(text string) string { return style.Paint("1;31", Clean(text)) }
+	add("cluster", []string{fmt.Sprintf("%s: node %s at site %s", Clean(c.Name), Clean(c.Node), Clean(c.Site)),
 		fmt.Sprintf("plan %d", c.Generation), "certificates until " + c.Expires.UTC().Format(time.DateOnly)})
 	var words []string
 	var missing []string
 	for _, p := range c.Peers {
 		if p.Answers {
-			words = append(words, clean(p.Name+" "+string(p.State)))
+			words = append(words, Clean(p.Name+" "+string(p.State)))
 		} else {
 			missing = append(missing, p.Name)
 		}
@@ -42,9 +42,9 @@ func (c *Cluster) lines(style Style) (out [][2]string) {
 			case !m.Healthy:
 				words = append(words, bad(m.Node+" not healthy"))
 			case m.Leader:
-				words = append(words, clean(m.Node+" leader"))
+				words = append(words, Clean(m.Node+" leader"))
 			default:
-				words = append(words, clean(m.Node))
+				words = append(words, Clean(m.Node))
 			}
 		}
 		add("consensus", words)
@@ -52,7 +52,7 @@ func (c *Cluster) lines(style Style) (out [][2]string) {
 	if d := c.Database; d != nil {
 		words = nil
 		for _, m := range d.Members {
-			words = append(words, clean(m.Node+" "+m.Words()))
+			words = append(words, Clean(m.Node+" "+m.Words()))
 		}
 		name := "database"
 		if len(words) == 0 {
@@ -62,7 +62,7 @@ func (c *Cluster) lines(style Style) (out [][2]string) {
 			words = append([]string{"replica of another site"}, words...)
 		}
 		if d.Paused {
-			words = append([]string{style.paint("1;33", "PAUSED: no failover")}, words...)
+			words = append([]string{style.Paint("1;33", "PAUSED: no failover")}, words...)
 		}
 		add(name, words)
 	}
@@ -70,11 +70,11 @@ func (c *Cluster) lines(style Style) (out [][2]string) {
 	for _, v := range c.VIPs {
 		switch {
 		case v.Held:
-			words = append(words, clean(v.Name+" "+v.Address+" here"))
+			words = append(words, Clean(v.Name+" "+v.Address+" here"))
 		case v.Problem != "":
 			words = append(words, bad(fmt.Sprintf("%s %s not here: %s", v.Name, v.Address, v.Problem)))
 		default:
-			words = append(words, clean(v.Name+" "+v.Address+" elsewhere"))
+			words = append(words, Clean(v.Name+" "+v.Address+" elsewhere"))
 		}
 	}
 	add("virtual IPs", words)
@@ -82,9 +82,9 @@ func (c *Cluster) lines(style Style) (out [][2]string) {
 	for _, b := range c.Backends {
 		text := b.Name + " " + b.Server
 		if b.Up {
-			words = append(words, clean(text+" up"))
+			words = append(words, Clean(text+" up"))
 		} else {
-			words = append(words, clean(strings.TrimSpace(text+" down "+b.Check)))
+			words = append(words, Clean(strings.TrimSpace(text+" down "+b.Check)))
 		}
 	}
 	add("backends", words)
@@ -117,8 +117,8 @@ func Bytes(n int64) string {
 	return fmt.Sprintf("%d MiB", n>>20)
 }
 
-// news are the problems that no step under way tells already.
-func (r Report) news() (out []string) {
+// News are the problems that no step under way tells already.
+func (r Report) News() (out []string) {
 	if r.Cluster == nil {
 		return nil
 	}

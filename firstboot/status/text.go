@@ -14,8 +14,9 @@ const (
 	Colour Style = true
 )
 
-func (s Style) paint(code, text string) string {
-	if !s {
+// Paint is a text in a colour, if the style has any; code is one of ECMA-48's, or "".
+func (s Style) Paint(code, text string) string {
+	if !s || code == "" {
 		return text
 	}
 	return "\x1b[" + code + "m" + text + "\x1b[0m"
@@ -34,7 +35,7 @@ func (r Report) text(now time.Time, style Style, brief bool) string {
 	line := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
 	field := func(name, value string) {
 		if value != "" {
-			line("  %-12s %s", name, clean(value))
+			line("  %-12s %s", name, Clean(value))
 		}
 	}
 	colour := map[State]string{Ready: "1;32", Degraded: "1;33", Unconfigured: "1;33", Failed: "1;31"}[r.State]
@@ -42,7 +43,7 @@ func (r Report) text(now time.Time, style Style, brief bool) string {
 		colour = "1;36"
 	}
 	line("")
-	line("  slipway %s - %s", clean(r.Role), style.paint(colour, strings.ToUpper(string(r.State))+" since "+Took(now.Sub(r.Since))))
+	line("  slipway %s - %s", Clean(r.Role), style.Paint(colour, strings.ToUpper(string(r.State))+" since "+Took(now.Sub(r.Since))))
 	line("")
 	tight := brief && r.Cluster != nil // a screen has room for one story
 	if !tight {
@@ -94,8 +95,8 @@ func (r Report) text(now time.Time, style Style, brief bool) string {
 			continue
 		}
 		mark := map[StepState]string{
-			Pending: "[    ]", Running: style.paint("1;36", "[ .. ]"),
-			Done: style.paint("32", "[ ok ]"), Broken: style.paint("1;31", "[FAIL]"),
+			Pending: "[    ]", Running: style.Paint("1;36", "[ .. ]"),
+			Done: style.Paint("32", "[ ok ]"), Broken: style.Paint("1;31", "[FAIL]"),
 		}[s.State]
 		detail := ""
 		switch {
@@ -108,25 +109,25 @@ func (r Report) text(now time.Time, style Style, brief bool) string {
 		case len(s.Changed) > 0:
 			detail = strings.Join(s.Changed, ", ")
 		}
-		line("  %s %-15s %s", mark, s.Name, clean(shorten(detail, 160)))
+		line("  %s %-15s %s", mark, s.Name, Clean(shorten(detail, 160)))
 	}
 	if tight && len(done) > 0 {
 		done = []string{fmt.Sprintf("%d steps", len(done))}
 	}
 	if len(done) > 0 {
-		line("  %s %s", style.paint("32", "[ ok ]"), strings.Join(done, ", "))
+		line("  %s %s", style.Paint("32", "[ ok ]"), strings.Join(done, ", "))
 	}
 	if len(pending) > 0 {
 		line("  [next] %s", strings.Join(pending, ", "))
 	}
-	if problems := r.news(); len(problems) > 0 {
+	if problems := r.News(); len(problems) > 0 {
 		line("")
 		for i, p := range problems {
 			if brief && i == mostProblems {
 				line("  ... and %d more: firstboot status", len(problems)-mostProblems)
 				break
 			}
-			line("  %s %s", style.paint("1;31", "!"), clean(shorten(p, 400)))
+			line("  %s %s", style.Paint("1;31", "!"), Clean(shorten(p, 400)))
 		}
 	}
 	if len(r.Warnings) > 0 {
@@ -140,20 +141,20 @@ func (r Report) text(now time.Time, style Style, brief bool) string {
 				line("  ... and %d more: firstboot status", len(r.Warnings)-most)
 				break
 			}
-			line("  %s %s", style.paint("1;33", "!"), clean(shorten(w.String(), 220)))
+			line("  %s %s", style.Paint("1;33", "!"), Clean(shorten(w.String(), 220)))
 		}
 	}
 	if len(r.Advice) > 0 {
 		line("")
 		for _, a := range r.Advice {
-			line("  %s", clean(a))
+			line("  %s", Clean(a))
 		}
 	}
 	return b.String()
 }
 
-// clean keeps foreign text from steering the terminal, and to ASCII.
-func clean(s string) string {
+// Clean keeps foreign text from steering the terminal, and to ASCII.
+func Clean(s string) string {
 	return strings.Map(func(r rune) rune {
 		switch {
 		case r == '…':
