@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -28,15 +29,25 @@ const (
 func (l *labSession) converge(ctx context.Context, names []string, limit time.Duration) error {
 	view := l.view()
 	deadline := time.Now().Add(limit)
+	last := map[string]daemon.NodeReport{}
 	for {
 		state, reports, err := l.look(ctx)
+		if errors.Is(err, daemon.ErrNotRunning) {
+			return fault.New(fault.Failed, "the lab has ended, by slipway down or by itself").WithMend("see %s", l.place.Log())
+		}
 		if err != nil {
 			return err
+		}
+		for name, r := range reports {
+			// A busy guest may not answer in time: what it said before still holds.
+			if r.Report != nil {
+				last[name] = r
+			}
 		}
 		var lines, missing []string
 		for _, name := range names {
 			node, _ := state.Node(name)
-			text, ready := describe(node, reports[name], time.Now())
+			text, ready := describe(node, last[name], time.Now())
 			lines = append(lines, fmt.Sprintf("%-*s  %s", longest(names), name, text))
 			switch {
 			case !node.On:

@@ -166,14 +166,14 @@ func TestSSHUnderstandsItsArgumentsWhateverThePathsHold(t *testing.T) {
 		t.Fatalf("%v; run: apt-get install openssh-client", err)
 	}
 	place := daemon.Place("/home/a user/100%/lab")
-	args := sshArgs(place, "/opt/it's here/slipway", "slipway", lab.NodeState{Name: "db1", Address: netip.MustParseAddr("10.77.1.11")})
+	args := sshArgs(place, "/opt/it's here/slipway", "slipway", "/home/a user/key", lab.NodeState{Name: "db1", Address: netip.MustParseAddr("10.77.1.11")})
 	out, err := exec.Command("ssh", append([]string{"-G"}, args...)...).CombinedOutput()
 	if err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
 	for _, want := range []string{
 		`proxycommand '/opt/it'\''s here/slipway' lab-dial '/home/a user/100%%/lab' 10.77.1.11:22`,
-		"identitiesonly yes", "stricthostkeychecking accept-new", "hostkeyalias db1", "user slipway", "hostname db1",
+		"identityfile /home/a user/key", "identitiesonly yes", "stricthostkeychecking accept-new", "hostkeyalias db1", "user slipway", "hostname db1",
 		"userknownhostsfile /home/a user/100%/lab/nodes/db1/known_hosts",
 	} {
 		if !strings.Contains(string(out), want+"\n") {

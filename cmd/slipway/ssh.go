@@ -3,6 +3,7 @@ package main
 import (
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"syscall"
 
@@ -24,8 +25,10 @@ the lab's gateway. The exit status is the command's.
 Examples:
   slipway ssh cluster.yaml a-db1
   slipway ssh cluster.yaml a-db1 -- sudo firstboot status
+  slipway ssh cluster.yaml a-db1 -l ops -i ~/.ssh/id_ed25519    # a user of the topology
   slipway ssh cluster.yaml a-db1 -- sudo journalctl --unit patroni --follow`,
 		Flags: []cli.Flag{
+			&cli.StringFlag{Name: "identity", Aliases: []string{"i"}, Usage: "log in with the private key in `FILE`", DefaultText: "the lab's"},
 			&cli.StringFlag{Name: "user", Aliases: []string{"l"}, Usage: "log in as `NAME`", Value: "slipway"},
 		},
 		BashComplete: completeNodes,
@@ -50,7 +53,13 @@ Examples:
 			if err != nil {
 				return err
 			}
-			args := append([]string{"ssh"}, sshArgs(l.place, self, c.String("user"), node)...)
+			identity := l.place.Key()
+			if named := c.String("identity"); named != "" {
+				if identity, err = filepath.Abs(named); err != nil {
+					return err
+				}
+			}
+			args := append([]string{"ssh"}, sshArgs(l.place, self, c.String("user"), identity, node)...)
 			// ssh takes this process over, so that signals and the exit status are its own.
 			return syscall.Exec(program, append(args, commandAfterDashes(c.Args().Slice())...), os.Environ())
 		},
@@ -59,7 +68,7 @@ Examples:
 
 // sshArgs are ssh's arguments up to the command. Nothing of the user's own
 // configuration counts: a jump host or another key would only be in the way.
-func sshArgs(place daemon.Place, self, user string, node lab.NodeState) []string {
+func sshArgs(place daemon.Place, self, user, identity string, node lab.NodeState) []string {
 	option := func(name, value string) string { return name + "=" + value }
 	proxy := shellQuote(self) + " lab-dial " + shellQuote(string(place)) + " " + node.Address.String() + ":22"
 	return []string{
@@ -71,7 +80,7 @@ func sshArgs(place daemon.Place, self, user string, node lab.NodeState) []string
 		"-o", option("UserKnownHostsFile", sshQuote(place.KnownHosts(node.Name))),
 		"-o", option("GlobalKnownHostsFile", "/dev/null"),
 		"-o", option("HostKeyAlias", node.Name),
-		"-o", option("IdentityFile", sshQuote(place.Key())),
+		"-o", option("IdentityFile", sshQuote(identity)),
 		"-o", option("IdentitiesOnly", "yes"),
 		"-o", option("IdentityAgent", "none"),
 		"-o", option("LogLevel", "ERROR"),

@@ -3,10 +3,8 @@ package clustertest
 import (
 	"errors"
 	"fmt"
-	"io"
-	"net/netip"
+	"image/png"
 	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -15,96 +13,133 @@ import (
 	"github.com/slipwayhq/slipway/firstboot/topology"
 	"github.com/slipwayhq/slipway/qemu-tests/images"
 	"github.com/slipwayhq/slipway/qemu-tests/lab"
-	"github.com/slipwayhq/slipway/qemu-tests/labtest"
+	"github.com/slipwayhq/slipway/qemu-tests/lab/daemon"
 )
 
 // readyTime bounds the wait for nodes that boot at the same time under TCG.
-const readyTime = 6 * time.Minute
+const readyTime = 8 * time.Minute
 
-// unusedKey is a public key that nobody has the other half of.
-const unusedKey = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8g nobody"
+// smallest is a topology with two gateways, the smallest appliances, and what
+// gateways need to make sense, which is not started.
+const smallest = `slipway: 1
+name: smallest
+domain: lab.example.internal
+networks:
+  lan: {subnet: 10.77.1.0/24, gateway: 10.77.1.1}
+dns: {servers: [10.77.1.1], search: [lab.example.internal]}
+ntp: [10.77.1.1]
+users:
+  - {name: ops, keys: [ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIIQWcKfXtgSLIULAjglp4cLpZ+GbfxfgW+3tsP16FZED ops@example.org]}
+vips:
+  - {name: database, address: 10.77.1.10, on: balancers, router_id: 51, names: [db.example.internal]}
+nodes:
+  - {name: db1, role: db-master, nics: [{network: lan, address: 10.77.1.11}]}
+  - {name: lb1, role: balancer, nics: [{network: lan, address: 10.77.1.21}]}
+  - {name: br1, role: broker, nics: [{network: lan, address: 10.77.1.31}]}
+  - {name: gw1, role: gateway, nics: [{network: lan, address: 10.77.1.41}]}
+  - {name: gw2, role: gateway, nics: [{network: lan, address: 10.77.1.42}]}
+`
 
-// pair is a topology of two gateways, the smallest appliance, on one network.
-func pair() *topology.Topology {
-	node := func(name, address string) topology.Node {
-		return topology.Node{Name: name, Role: "gateway", Site: topology.DefaultSite,
-			NICs: []topology.NIC{{Network: "lan", Address: netip.MustParseAddr(address), MAC: "52:54:00:4d:01:" + name[len(name)-2:]}}}
-	}
-	return &topology.Topology{
-		Name: "pair", Domain: "lab.example.internal",
-		Networks: []topology.Network{{Name: "lan", Subnet: netip.MustParsePrefix("10.77.1.0/24"), Gateway: netip.MustParseAddr("10.77.1.1")}},
-		Sites:    []topology.Site{{Name: topology.DefaultSite}},
-		NTP:      []string{"time.example.internal"},
-		Nodes:    []topology.Node{node("node-11", "10.77.1.11"), node("node-12", "10.77.1.12")},
-		VIPs:     []topology.VIP{{Name: "db", Network: "lan", Address: netip.MustParseAddr("10.77.1.10"), Names: []string{"postgres"}}},
-	}
-}
-
-// seeds writes seeds for nodes that belong to no cluster.
-func seeds(t *testing.T, top *topology.Topology, key string) string {
+// plainSeeds writes seeds for nodes that belong to no cluster: what is tested is
+// what they run in.
+func plainSeeds(t *testing.T, top *topology.Topology, dir, key string) {
 	t.Helper()
-	dir := t.TempDir()
 	for _, n := range top.Nodes {
-		f, err := os.OpenFile(lab.Seed(dir, n.Name), os.O_CREATE|os.O_WRONLY, 0o600)
+		f, err := os.Create(lab.Seed(dir, n.Name))
 		if err != nil {
 			t.Fatal(err)
 		}
 		err = seed.NoCloudISO(f, seed.Files{
 			MetaData: fmt.Appendf(nil, "instance-id: %s\nlocal-hostname: %s\n", n.Name, n.Name),
-			UserData: fmt.Appendf(nil, "#cloud-config\nssh_authorized_keys: [%q]\nntp: {servers: [%s]}\n", key, top.NTP[0]),
+			UserData: fmt.Appendf(nil, "#cloud-config\nssh_authorized_keys: [%q]\nntp: {servers: [10.77.1.1]}\n", key),
 			NetworkConfig: fmt.Appendf(nil, `version: 2
 ethernets:
   lan:
-    match: {macaddress: "%s"}
-    set-name: lan
+    match: {name: "e*"}
     addresses: [%s/24]
     routes: [{to: default, via: 10.77.1.1}]
     nameservers: {addresses: [10.77.1.1], search: [%s]}
-`, n.NICs[0].MAC, n.Address(), top.Domain),
+`, n.Address(), top.Domain),
 		})
 		if err := errors.Join(err, f.Close()); err != nil {
 			t.Fatal(err)
 		}
 	}
-	return dir
 }
 
-func TestNodesMeetOnTheSwitchAndFindTheLabsServices(t *testing.T) {
-	top := pair()
-	c := labtest.NewCluster(t, lab.ClusterConfig{
-		Topology: top, Images: filepath.Dir(images.Path(t, "gateway", "qcow2")), Seeds: seeds(t, top, unusedKey),
-	})
-	c.StartAll()
-	c.WaitUntilReady(readyTime)
-	a, b := c.Node("node-11"), c.Node("node-12")
+// TestAnOrdinaryUserRunsALab tells the story of two nodes through the command.
+func TestAnOrdinaryUserRunsALab(t *testing.T) {
+	u := newUser(t)
+	u.write("cluster.yaml", smallest)
+	top, err := topology.Load(u.path("cluster.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	u.shareImages(images.Path(t, "gateway", "qcow2"))
+	u.keepLogs()
 
-	a.Succeed("ping -c 1 -W 5 10.77.1.12")
-	b.Succeed("ping -c 1 -W 5 node-11")
-	for name, want := range map[string]string{
-		"node-12": "10.77.1.12", "node-12.lab.example.internal": "10.77.1.12", "db": "10.77.1.10", "postgres.lab.example.internal": "10.77.1.10",
-	} {
-		if got := strings.Fields(a.Succeed("getent ahostsv4 " + name)); len(got) == 0 || got[0] != want {
-			t.Errorf("%s resolves to %v, want %s", name, got, want)
+	u.mkdir("seeds")
+	out := u.fails(4, "up", "cluster.yaml", "--images", "images", "--seeds", "seeds", "gw1")
+	u.says(out, "no seed of the node db1")
+	plainSeeds(t, top, u.path("seeds"), u.key())
+
+	out = u.runs("up", "cluster.yaml", "--images", "images", "--seeds", "seeds", "gw1", "gw2", "--timeout", readyTime.String())
+	u.says(out, "2 nodes ready, 2 of them started now")
+
+	ssh := func(node, command string) string {
+		t.Helper()
+		return u.runs("ssh", "cluster.yaml", "-i", u.path("key"), node, "--", command)
+	}
+	t.Run("nodes reach each other by name", func(t *testing.T) {
+		u.says(ssh("gw1", "ping -c 1 -W 5 gw2"), "(10.77.1.42)")
+		for name, want := range map[string]string{"db1": "10.77.1.11", "database": "10.77.1.10", "db.example.internal": "10.77.1.10"} {
+			if got := strings.Fields(ssh("gw2", "getent ahostsv4 "+name)); len(got) == 0 || got[0] != want {
+				t.Errorf("%s resolves to %v, want %s", name, got, want)
+			}
+		}
+	})
+	t.Run("the gateway gives them the time", func(t *testing.T) {
+		ssh("gw1", "until timedatectl show --property=NTPSynchronized --value | grep -qx yes; do sleep 1; done")
+	})
+	t.Run("the exit status of a command comes through", func(t *testing.T) {
+		u.fails(7, "ssh", "cluster.yaml", "-i", u.path("key"), "gw1", "--", "exit 7")
+	})
+	t.Run("the screen and the console show the node", func(t *testing.T) {
+		picture, err := png.Decode(strings.NewReader(u.runs("screenshot", "cluster.yaml", "gw1", "-o", "-")))
+		if err != nil || picture.Bounds().Dx() < 640 {
+			t.Errorf("the screenshot: %v", err)
+		}
+		u.says(u.runs("console", "cluster.yaml", "gw1"), "gw1 login:")
+	})
+	client := daemon.NewClient(u.place())
+	order := func(action daemon.Action, node string) {
+		t.Helper()
+		if _, err := client.Order(t.Context(), daemon.Order{Action: action, Nodes: []string{node}}); err != nil {
+			t.Fatal(err)
 		}
 	}
-	a.WaitUntilSucceeds("timedatectl show --property=NTPSynchronized --value | grep -x yes")
-
-	welcome := make([]byte, 8)
-	if _, err := io.ReadFull(c.Dial("10.77.1.12:22"), welcome); err != nil || string(welcome[:4]) != "SSH-" {
-		t.Errorf("a connection from outside hears %q, %v", welcome, err)
-	}
-
-	c.Block("node-12")
-	a.MustFail("ping -c 1 -W 2 10.77.1.12")
-	c.Unblock("node-12")
-	a.Succeed("ping -c 3 -W 5 10.77.1.12")
-
-	b.Succeed("touch /var/lib/gateway/kept && sync")
-	c.Crash("node-12")
-	a.MustFail("ping -c 1 -W 2 10.77.1.12")
-	c.Start("node-12")
-	c.WaitUntilReady(readyTime, "node-12")
-	b.Succeed("test -e /var/lib/gateway/kept")
-	a.Succeed("ping -c 1 -W 5 node-12")
-	c.Shutdown(readyTime)
+	t.Run("a blocked node is out of reach until it is not", func(t *testing.T) {
+		order(daemon.Block, "gw2")
+		u.fails(1, "ssh", "cluster.yaml", "-i", u.path("key"), "gw1", "--", "ping -c 1 -W 2 10.77.1.42")
+		order(daemon.Unblock, "gw2")
+		ssh("gw1", "ping -c 1 -w 30 10.77.1.42")
+	})
+	t.Run("a power cut leaves the disk to the next start", func(t *testing.T) {
+		ssh("gw2", "echo kept > kept && sync")
+		order(daemon.Crash, "gw2")
+		u.says(u.fails(9, "ssh", "cluster.yaml", "gw2"), "powered off")
+		u.says(u.runs("up", "cluster.yaml", "gw1", "gw2", "--timeout", readyTime.String()), "2 nodes ready, 1 of them started now")
+		u.says(ssh("gw2", "cat kept"), "kept")
+		ssh("gw1", "ping -c 1 -w 30 gw2")
+	})
+	t.Run("down ends everything and keeps the disks until they are destroyed", func(t *testing.T) {
+		u.says(u.runs("down", "cluster.yaml"), "stopped: gw1, gw2")
+		if running, err := u.place().Runs(); running || err != nil {
+			t.Errorf("the daemon runs on: %v, %v", running, err)
+		}
+		u.says(u.runs("down", "cluster.yaml", "--destroy"), "removed: "+string(u.place()))
+		if left, err := os.ReadDir(u.path("state", "slipway", "lab")); len(left) != 0 || err != nil {
+			t.Errorf("left behind: %v, %v", left, err)
+		}
+	})
 }

@@ -39,7 +39,7 @@ func NewCluster(t testing.TB, cfg lab.ClusterConfig) *Cluster {
 		if err != nil {
 			t.Fatal(err)
 		}
-		c.nodes[n.Name] = &Machine{TB: t, life: &life{lab: machine, ctx: ctx, out: outDir(t)}}
+		c.nodes[n.Name] = &Machine{TB: t, life: &life{lab: machine, ctx: ctx, out: OutDir(t)}}
 	}
 	t.Cleanup(func() {
 		defer cancel()

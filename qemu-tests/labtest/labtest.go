@@ -47,7 +47,7 @@ func Start(t testing.TB, vm lab.VM) *Machine {
 		vm.Dir = t.TempDir()
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	m := &Machine{TB: t, life: &life{ctx: ctx, out: outDir(t)}}
+	m := &Machine{TB: t, life: &life{ctx: ctx, out: OutDir(t)}}
 	machine, err := lab.Start(ctx, vm)
 	m.lab = machine
 	t.Cleanup(func() {
@@ -70,7 +70,8 @@ func (m *Machine) In(t testing.TB) *Machine { return &Machine{TB: t, life: m.lif
 // Lab is the machine itself, for what must return an error.
 func (m *Machine) Lab() *lab.Machine { return m.lab }
 
-func outDir(t testing.TB) string {
+// OutDir is where what a failed test leaves behind is kept.
+func OutDir(t testing.TB) string {
 	name := strings.NewReplacer("/", "_", " ", "_").Replace(t.Name())
 	if dir := os.Getenv(OutEnv); dir != "" {
 		return filepath.Join(dir, name)
