@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/slipwayhq/slipway/firstboot/overview"
 	"github.com/slipwayhq/slipway/firstboot/status"
 	"github.com/slipwayhq/slipway/internal/fault"
 	"github.com/slipwayhq/slipway/qemu-tests/lab"
@@ -80,6 +81,8 @@ func TestLabCommandsSayWhatTheyLack(t *testing.T) {
 		{"ssh cluster.yaml db1 -- true", 9, []string{"not running", "slipway up"}},
 		{"console cluster.yaml db1", 9, []string{"not running"}},
 		{"screenshot cluster.yaml db1", 9, []string{"not running"}},
+		{"status cluster.yaml", 3, []string{"store", "slipway seed"}},
+		{"status cluster.yaml db1", 2, []string{"firstboot status"}},
 		{"lab-dial", 2, []string{"directory"}},
 		{"lab-daemon " + t.TempDir(), 2, []string{"slipway up"}},
 	} {
@@ -289,6 +292,40 @@ func TestWithoutKeysTheConsoleIsReadToItsEnd(t *testing.T) {
 	console.Close()
 	if err := <-left; err != nil || out.String() != "the last lines" {
 		t.Errorf("%q, %v", out, err)
+	}
+}
+
+func TestTheExitStatusOfStatusTellsTrouble(t *testing.T) {
+	node := func(name string, s status.State) overview.Node {
+		return overview.Node{Name: name, Report: &status.Report{State: s}}
+	}
+	for _, c := range []struct {
+		nodes          []overview.Node
+		contradictions []string
+		code           int
+		says           string
+	}{
+		{nodes: []overview.Node{node("a", status.Ready)}},
+		{[]overview.Node{node("a", status.Ready), node("b", status.Converging)}, nil, 8, "not ready: b"},
+		{[]overview.Node{node("a", status.Ready)}, []string{"two leaders"}, 8, "1 contradictions"},
+		{[]overview.Node{node("a", status.Degraded), {Name: "b"}}, nil, 9, "no answer from b; not ready: a"},
+		{[]overview.Node{node("a", status.Failed)}, nil, 9, "failed: a"},
+	} {
+		s := clusterStatus{Overview: overview.Overview{Nodes: c.nodes, Contradictions: c.contradictions}}
+		err := s.verdict()
+		if fault.ExitCode(err) != c.code || err != nil && err.Error() != c.says {
+			t.Errorf("exit status %d, %v; want %d, %q", fault.ExitCode(err), err, c.code, c.says)
+		}
+	}
+}
+
+func TestStatusTellsOfNodesThatCannotAnswerInALab(t *testing.T) {
+	s := clusterStatus{Lab: &daemon.State{Nodes: []lab.NodeState{{Name: "a", On: true}, {Name: "b"}, {Name: "c", On: true, Blocked: true}}}}
+	if got, want := s.power(), "\nIn the lab on this machine; powered off: b; cut off the network: c.\n"; got != want {
+		t.Errorf("%q, want %q", got, want)
+	}
+	if s.Lab = nil; s.power() != "" {
+		t.Error("there is no lab")
 	}
 }
 

@@ -2,6 +2,7 @@ package lab
 
 import (
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -14,6 +15,8 @@ import (
 
 	"github.com/sirupsen/logrus"
 
+	"github.com/slipwayhq/slipway/firstboot/overview"
+	"github.com/slipwayhq/slipway/firstboot/plan"
 	"github.com/slipwayhq/slipway/firstboot/status"
 	"github.com/slipwayhq/slipway/firstboot/topology"
 	"github.com/slipwayhq/slipway/internal/fault"
@@ -328,6 +331,15 @@ func (c *Cluster) Report(ctx context.Context, name string) (*status.Report, erro
 		return nil, fmt.Errorf("firstboot status of %s: %w", name, err)
 	}
 	return &r, nil
+}
+
+// Overview asks all agents over mutual TLS, as an administrator outside of the
+// cluster would. The configuration holds the administrator's certificate, and the
+// cluster's authority in RootCAs.
+func (c *Cluster) Overview(ctx context.Context, p *plan.Plan, config *tls.Config) overview.Overview {
+	return overview.Gather(ctx, p, config, func(ctx context.Context, _, address string) (net.Conn, error) {
+		return c.Dial(ctx, address)
+	})
 }
 
 // WaitUntilReady waits until the named nodes, or all, say that they are ready.

@@ -2,11 +2,14 @@ package labtest
 
 import (
 	"context"
+	"crypto/tls"
 	"net"
 	"path/filepath"
 	"testing"
 	"time"
 
+	"github.com/slipwayhq/slipway/firstboot/overview"
+	"github.com/slipwayhq/slipway/firstboot/plan"
 	"github.com/slipwayhq/slipway/firstboot/status"
 	"github.com/slipwayhq/slipway/qemu-tests/lab"
 )
@@ -139,6 +142,11 @@ func (c *Cluster) WaitUntil(want status.State, limit time.Duration, names ...str
 	ctx, cancel := context.WithTimeout(c.ctx, limit)
 	defer cancel()
 	c.must(c.lab.WaitUntil(ctx, want, names...))
+}
+
+// Overview asks all agents, as an administrator outside of the cluster would.
+func (c *Cluster) Overview(p *plan.Plan, config *tls.Config) overview.Overview {
+	return c.lab.Overview(c.ctx, p, config)
 }
 
 // Report is a node's own account of itself.
