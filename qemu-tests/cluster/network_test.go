@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"image/png"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -86,60 +87,53 @@ func TestAnOrdinaryUserRunsALab(t *testing.T) {
 	out = u.runs("up", "cluster.yaml", "--images", "images", "--seeds", "seeds", "gw1", "gw2", "--timeout", readyTime.String())
 	u.says(out, "2 nodes ready, 2 of them started now")
 
-	ssh := func(node, command string) string {
-		t.Helper()
-		return u.runs("ssh", "cluster.yaml", "-i", u.path("key"), node, "--", command)
-	}
-	t.Run("nodes reach each other by name", func(t *testing.T) {
-		u.says(ssh("gw1", "ping -c 1 -W 5 gw2"), "(10.77.1.42)")
+	u.part("nodes reach each other by name", func(u *user) {
+		u.says(u.ssh("gw1", "ping -c 1 -W 5 gw2"), "(10.77.1.42)")
 		for name, want := range map[string]string{"db1": "10.77.1.11", "database": "10.77.1.10", "db.example.internal": "10.77.1.10"} {
-			if got := strings.Fields(ssh("gw2", "getent ahostsv4 "+name)); len(got) == 0 || got[0] != want {
-				t.Errorf("%s resolves to %v, want %s", name, got, want)
+			if got := strings.Fields(u.ssh("gw2", "getent ahostsv4 "+name)); len(got) == 0 || got[0] != want {
+				u.Errorf("%s resolves to %v, want %s", name, got, want)
 			}
 		}
 	})
-	t.Run("the gateway gives them the time", func(t *testing.T) {
-		ssh("gw1", "until timedatectl show --property=NTPSynchronized --value | grep -qx yes; do sleep 1; done")
+	u.part("the gateway gives them the time", func(u *user) {
+		u.ssh("gw1", "until timedatectl show --property=NTPSynchronized --value | grep -qx yes; do sleep 1; done")
 	})
-	t.Run("the exit status of a command comes through", func(t *testing.T) {
-		u.fails(7, "ssh", "cluster.yaml", "-i", u.path("key"), "gw1", "--", "exit 7")
+	u.part("the exit status of a command comes through", func(u *user) {
+		u.fails(7, "ssh", "cluster.yaml", "-i", "key", "gw1", "--", "exit 7")
 	})
-	t.Run("the screen and the console show the node", func(t *testing.T) {
+	u.part("the screen and the console show the node", func(u *user) {
 		picture, err := png.Decode(strings.NewReader(u.runs("screenshot", "cluster.yaml", "gw1", "-o", "-")))
 		if err != nil || picture.Bounds().Dx() < 640 {
-			t.Errorf("the screenshot: %v", err)
+			u.Errorf("the screenshot: %v", err)
 		}
 		u.says(u.runs("console", "cluster.yaml", "gw1"), "gw1 login:")
 	})
-	client := daemon.NewClient(u.place())
-	order := func(action daemon.Action, node string) {
-		t.Helper()
-		if _, err := client.Order(t.Context(), daemon.Order{Action: action, Nodes: []string{node}}); err != nil {
-			t.Fatal(err)
-		}
-	}
-	t.Run("a blocked node is out of reach until it is not", func(t *testing.T) {
-		order(daemon.Block, "gw2")
-		u.fails(1, "ssh", "cluster.yaml", "-i", u.path("key"), "gw1", "--", "ping -c 1 -W 2 10.77.1.42")
-		order(daemon.Unblock, "gw2")
-		ssh("gw1", "ping -c 1 -w 30 10.77.1.42")
+	u.part("a blocked node is out of reach until it is not", func(u *user) {
+		u.order(daemon.Block, "gw2")
+		u.fails(1, "ssh", "cluster.yaml", "-i", "key", "gw1", "--", "ping -c 1 -W 2 10.77.1.42")
+		u.order(daemon.Unblock, "gw2")
+		u.ssh("gw1", "ping -c 1 -w 30 10.77.1.42")
 	})
-	t.Run("a power cut leaves the disk to the next start", func(t *testing.T) {
-		ssh("gw2", "echo kept > kept && sync")
-		order(daemon.Crash, "gw2")
+	u.part("a power cut leaves the disk to the next start", func(u *user) {
+		u.ssh("gw2", "echo kept > kept && sync")
+		u.order(daemon.Crash, "gw2")
 		u.says(u.fails(9, "ssh", "cluster.yaml", "gw2"), "powered off")
 		u.says(u.runs("up", "cluster.yaml", "gw1", "gw2", "--timeout", readyTime.String()), "2 nodes ready, 1 of them started now")
-		u.says(ssh("gw2", "cat kept"), "kept")
-		ssh("gw1", "ping -c 1 -w 30 gw2")
+		u.says(u.ssh("gw2", "cat kept"), "kept")
+		u.ssh("gw1", "ping -c 1 -w 30 gw2")
 	})
-	t.Run("down ends everything and keeps the disks until they are destroyed", func(t *testing.T) {
+	u.part("down ends everything and keeps the disks until they are destroyed", func(u *user) {
+		place := u.place()
 		u.says(u.runs("down", "cluster.yaml"), "stopped: gw1, gw2")
-		if running, err := u.place().Runs(); running || err != nil {
-			t.Errorf("the daemon runs on: %v, %v", running, err)
+		if running, err := place.Runs(); running || err != nil {
+			u.Errorf("the daemon runs on: %v, %v", running, err)
 		}
-		u.says(u.runs("down", "cluster.yaml", "--destroy"), "removed: "+string(u.place()))
-		if left, err := os.ReadDir(u.path("state", "slipway", "lab")); len(left) != 0 || err != nil {
-			t.Errorf("left behind: %v, %v", left, err)
+		if _, err := os.Stat(filepath.Join(place.Machine("gw1"), "disk.qcow2")); err != nil {
+			u.Error(err)
+		}
+		u.says(u.runs("down", "cluster.yaml", "--destroy"), "removed: "+string(place))
+		if left, err := os.ReadDir(filepath.Dir(string(place))); len(left) != 0 || err != nil {
+			u.Errorf("left behind: %v, %v", left, err)
 		}
 	})
 }

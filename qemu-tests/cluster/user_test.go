@@ -24,7 +24,7 @@ const nobody = 65534
 // user runs the command as an ordinary user, in a directory of its own: as
 // nobody where the test itself runs as root.
 type user struct {
-	testing.TB
+	*testing.T
 	dir     string
 	program string
 }
@@ -41,7 +41,7 @@ func newUser(t *testing.T) *user {
 			t.Error(err)
 		}
 	})
-	u := &user{TB: t, dir: dir}
+	u := &user{T: t, dir: dir}
 	u.program = u.path("bin", "slipway")
 	build := exec.Command("go", "build", "-o", u.program, "github.com/slipwayhq/slipway/cmd/slipway")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
@@ -50,6 +50,11 @@ func newUser(t *testing.T) *user {
 	}
 	u.own(u.dir)
 	return u
+}
+
+// part is a part of the story, as a test of its own.
+func (u *user) part(name string, tell func(u *user)) {
+	u.Run(name, func(t *testing.T) { tell(&user{T: t, dir: u.dir, program: u.program}) })
 }
 
 func (u *user) path(name ...string) string {
@@ -181,6 +186,20 @@ func (u *user) fails(want int, args ...string) string {
 		u.Fatalf("slipway %s: exit status %d, want %d\n%s%s", strings.Join(args, " "), code, want, stdout, stderr)
 	}
 	return stderr
+}
+
+// ssh runs a command on a node that must succeed.
+func (u *user) ssh(node, command string) string {
+	u.Helper()
+	return u.runs("ssh", "cluster.yaml", "-i", "key", node, "--", command)
+}
+
+// order asks the daemon for what has no command.
+func (u *user) order(action daemon.Action, node string) {
+	u.Helper()
+	if _, err := daemon.NewClient(u.place()).Order(u.Context(), daemon.Order{Action: action, Nodes: []string{node}}); err != nil {
+		u.Fatal(err)
+	}
 }
 
 func (u *user) says(text, want string) {
