@@ -14,6 +14,10 @@ func flagsFirst(app *cli.App, args []string) []string {
 	if len(args) == 0 {
 		return args
 	}
+	// The shell's request for completions counts only as the last word.
+	if last := len(args) - 1; args[last] == completionRequest {
+		return append(flagsFirst(app, args[:last]), completionRequest)
+	}
 	out := []string{args[0]}
 	flags, commands := app.Flags, app.Commands
 	var after []string
@@ -41,6 +45,9 @@ func flagsFirst(app *cli.App, args []string) []string {
 	}
 	return append(out, after...)
 }
+
+// completionRequest is what a completion script adds to the words before the cursor.
+const completionRequest = "--generate-bash-completion"
 
 // takesValue says whether a flag, as written, is followed by its value.
 func takesValue(flags []cli.Flag, word string) bool {

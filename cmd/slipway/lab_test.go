@@ -98,6 +98,22 @@ func TestLabCommandsSayWhatTheyLack(t *testing.T) {
 	}
 }
 
+func TestNamesOfNodesAreCompletedBehindTheFile(t *testing.T) {
+	inLab(t)
+	for _, c := range []struct{ args, want string }{
+		{"up cluster.yaml", "db1\nlb1\n"},
+		{"ssh cluster.yaml", "db1\nlb1\n"},
+		{"down cluster.yaml db1", "db1\nlb1\n"},
+		{"console", ""},
+		{"screenshot nowhere.yaml", ""},
+	} {
+		code, out, stderr := call(t, append(strings.Fields(c.args), "--generate-bash-completion")...)
+		if code != 0 || out != c.want || stderr != "" {
+			t.Errorf("slipway %s: exit status %d, %q\n%s", c.args, code, out, stderr)
+		}
+	}
+}
+
 func TestDownIsContentWhereNothingRuns(t *testing.T) {
 	inLab(t)
 	if code, out, stderr := call(t, "down", "cluster.yaml"); code != 0 || out != "nothing runs\n" {

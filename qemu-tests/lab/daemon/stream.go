@@ -24,7 +24,7 @@ func (s *Server) dial(w http.ResponseWriter, r *http.Request) {
 	defer cancel()
 	inner, err := s.lab.Dial(ctx, to)
 	if err != nil {
-		refuse(w, fault.New(fault.Failed, "%s: %w", to, err))
+		refuse(w, fault.New(fault.Failed, "%w", err))
 		return
 	}
 	s.join(w, r, inner, "")
