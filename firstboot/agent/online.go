@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"reflect"
 	"slices"
 	"strconv"
@@ -103,7 +104,8 @@ func (r *run) persist(ctx context.Context, n *node.Node, task steps.Task) {
 		}
 		handle.End(err)
 		r.settle()
-		if err == nil || !sleep(ctx, pause) {
+		// Nodes that hinder each other shall not try again at the same moment.
+		if err == nil || !sleep(ctx, pause+rand.N(pause/4)) {
 			return
 		}
 	}

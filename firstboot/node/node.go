@@ -13,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -42,6 +43,10 @@ type Node struct {
 	// Member is the node's part in its cluster; nil on a node that stands alone,
 	// and on one whose part cannot be used. Nobody changes what it points to.
 	Member *member.Member
+
+	// Taken are addresses of the network configuration that somebody else uses,
+	// and who does; the node leaves them alone.
+	Taken map[netip.Addr]string
 
 	// Kept outlives the image version, Local lives and dies with the root file
 	// system of one version. See State.

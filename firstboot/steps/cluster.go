@@ -8,6 +8,7 @@ import (
 	"github.com/slipwayhq/slipway/firstboot/peers"
 	"github.com/slipwayhq/slipway/firstboot/role/balancer"
 	"github.com/slipwayhq/slipway/firstboot/role/consensus"
+	"github.com/slipwayhq/slipway/firstboot/role/database"
 	"github.com/slipwayhq/slipway/firstboot/role/vip"
 	"github.com/slipwayhq/slipway/firstboot/status"
 )
@@ -43,8 +44,10 @@ func Describe(m *member.Member) *status.Cluster {
 func Cluster(m *Membership, among peers.Task, again func(why string)) []Task {
 	return []Task{
 		{Step: Time{m, again}},
-		{Step: among, After: []string{"time"}},
+		{Step: Addresses{again}, After: []string{"time"}},
+		{Step: among, After: []string{"addresses"}},
 		{Step: &consensus.Start{}, After: []string{"peers"}},
+		{Step: &database.Start{}, After: []string{"consensus"}},
 		{Step: balancer.Start{}, After: []string{"peers"}},
 		{Step: vip.Start{}, After: []string{"peers"}},
 	}

@@ -23,6 +23,7 @@ func (Network) Apply(ctx context.Context, n *node.Node) error {
 	if n.Seed != nil && n.Seed.Network != nil {
 		config = n.Seed.Network
 	}
+	config = withoutTaken(config, n.Taken)
 	files, err := netconf.Render(config)
 	if err != nil {
 		return err

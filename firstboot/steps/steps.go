@@ -14,6 +14,7 @@ import (
 	"github.com/slipwayhq/slipway/firstboot/node"
 	"github.com/slipwayhq/slipway/firstboot/role/balancer"
 	"github.com/slipwayhq/slipway/firstboot/role/consensus"
+	"github.com/slipwayhq/slipway/firstboot/role/database"
 	"github.com/slipwayhq/slipway/firstboot/role/vip"
 )
 
@@ -38,20 +39,22 @@ func Local(find Finder, membership *Membership) []Step {
 		membership,         //  2 which node of which cluster this is
 		Bootcmd{},          //  3 commands for every boot
 		Hostname{},         //  4 host name
-		Network{},          //  5 network cards, addresses, routes
-		Resolver{},         //  6 name servers for the whole node
-		Firewall{},         //  7 default deny, and the role's ports
-		HostKeys{},         //  8 ssh host keys, born here
-		Clock{},            //  9 time zone, time servers
-		Locale{},           // 10 language, keyboard
-		Certificates{},     // 11 certificate authorities
-		Disks{},            // 12 partitions, file systems, mounts, swap
-		Users{},            // 13 groups, users, keys, passwords, sudo
-		Files{Late: false}, // 14 write_files
+		Probe{},            //  5 who has the node's addresses
+		Network{},          //  6 network cards, addresses, routes
+		Resolver{},         //  7 name servers for the whole node
+		Firewall{},         //  8 default deny, and the role's ports
+		HostKeys{},         //  9 ssh host keys, born here
+		Clock{},            // 10 time zone, time servers
+		Locale{},           // 11 language, keyboard
+		Certificates{},     // 12 certificate authorities
+		Disks{},            // 13 partitions, file systems, mounts, swap
+		Users{},            // 14 groups, users, keys, passwords, sudo
+		Files{Late: false}, // 15 write_files
 
-		consensus.Configure{}, // 15 the etcd member's files
-		balancer.Configure{},  // 16 HAProxy's
-		vip.Configure{},       // 17 keepalived's
+		consensus.Configure{}, // 16 the etcd member's files
+		database.Configure{},  // 17 Patroni's
+		balancer.Configure{},  // 18 HAProxy's
+		vip.Configure{},       // 19 keepalived's
 	}
 }
 
@@ -59,10 +62,10 @@ func Local(find Finder, membership *Membership) []Step {
 // a cluster (see Cluster) run beside them.
 func Online(confirm Confirmer) []Step {
 	return []Step{
-		Deferred{Files{Late: true}}, // 18 write_files with defer
-		Commands{},                  // 19 scripts and runcmd, once
-		Role{},                      // 20 the role's services
-		confirm,                     // 21 this version is good
-		Final{},                     // 22 final_message, power_state
+		Deferred{Files{Late: true}}, // 20 write_files with defer
+		Commands{},                  // 21 scripts and runcmd, once
+		Role{},                      // 22 the role's services
+		confirm,                     // 23 this version is good
+		Final{},                     // 24 final_message, power_state
 	}
 }
