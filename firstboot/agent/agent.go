@@ -83,6 +83,8 @@ func (a *Agent) Run(ctx context.Context) error {
 		membership: &steps.Membership{Store: member.NewStore(n.Path(member.Dir)), Now: time.Now},
 		asked:      make(chan string, 1),
 	}
+	r.source.refuses = r.membership.Refuses
+	r.membership.Unknown = func() bool { return r.source.needsNetwork }
 	service := peers.New(t.Report, r.newPlan)
 	if a.Dial != nil {
 		service.Dial = a.Dial

@@ -12,6 +12,7 @@ import (
 
 	"github.com/slipwayhq/slipway/firstboot/member"
 	"github.com/slipwayhq/slipway/firstboot/membertest"
+	"github.com/slipwayhq/slipway/firstboot/node"
 	"github.com/slipwayhq/slipway/firstboot/peers"
 	"github.com/slipwayhq/slipway/firstboot/pki"
 	"github.com/slipwayhq/slipway/firstboot/plan"
@@ -22,7 +23,12 @@ import (
 // insertBlock puts a CD into the drive whose meta-data hold a block.
 func (m *machine) insertBlock(t *testing.T, block string) {
 	t.Helper()
-	meta := "instance-id: i\nlocal-hostname: lb1\nslipway:\n"
+	m.insertBlockOf(t, "lb1", block)
+}
+
+func (m *machine) insertBlockOf(t *testing.T, hostname, block string) {
+	t.Helper()
+	meta := "instance-id: i\nlocal-hostname: " + hostname + "\nslipway:\n"
 	for line := range strings.Lines(block) {
 		meta += "  " + line
 	}
@@ -105,6 +111,35 @@ func TestANodeThatCannotTellWhoItIsFailsUntilAnotherSeedSaysSo(t *testing.T) {
 	}
 	if s := step(r, "consensus"); !strings.Contains(s.WaitingFor, "0 of 3") && s.State != status.Broken {
 		t.Errorf("consensus: %+v", s)
+	}
+}
+
+func TestASeedOfAnotherNodeChangesNothing(t *testing.T) {
+	m := start(t)
+	m.Put(t, "/etc/machine-id", "0123456789abcdef0123456789abcdef\n")
+	m.Output(t, "ip", "link", "set", "dev", "lo", "up")
+	c := membertest.New(t)
+	m.insertBlock(t, membertest.Text(t, c.Block(t, "a-lb1")))
+	off := m.powerOn(t)
+	member := func(r status.Report) bool { return r.Cluster != nil && step(r, "peers").State == status.Done }
+	m.until(t, "a member", member)
+	off()
+	m.insertBlockOf(t, "db1", membertest.Text(t, c.Block(t, "a-db1")))
+	m.powerOn(t)
+	r := m.until(t, "a member again", member)
+	if r.Cluster.Node != "a-lb1" || m.File(t, "/etc/hostname") != "lb1\n" {
+		t.Errorf("node %s, host name %q", r.Cluster.Node, m.File(t, "/etc/hostname"))
+	}
+	if !slices.ContainsFunc(r.Warnings, func(w node.Warning) bool {
+		return w.Serious && strings.Contains(w.Message, "the seed is for node a-db1 of cluster shop, but this machine is node a-lb1 of cluster shop")
+	}) {
+		t.Errorf("warnings: %+v", r.Warnings)
+	}
+	// The right one is taken up at once, and its arrival is the only new round.
+	m.insertBlockOf(t, "lb7", membertest.Text(t, c.Block(t, "a-lb1")))
+	m.until(t, "named as the right seed says", func(status.Report) bool { return m.File(t, "/etc/hostname") == "lb7\n" })
+	if said := m.said("metadata has appeared"); said != 1 {
+		t.Errorf("metadata appeared %d times", said)
 	}
 }
 

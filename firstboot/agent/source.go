@@ -35,7 +35,8 @@ const (
 type source struct {
 	env          datasource.Env
 	node         *node.Node
-	needsNetwork bool // the metadata is behind a URL and the network is not up
+	refuses      func(block string) error // tells why a cluster's block is not for this machine
+	needsNetwork bool                     // the metadata is behind a URL and the network is not up
 	looked       bool
 	settled      <-chan struct{} // closed once udev knows all devices of the boot
 	current      string          // fingerprint of what is in use
@@ -43,6 +44,7 @@ type source struct {
 	live         bool            // what is in use was found on the machine, whole and sound
 	traces       string          // of devices, as they were at the last look
 	unlooked     int             // calls of look since then
+	refused      string          // fingerprint of metadata that are not for this machine
 }
 
 // find looks for metadata and keeps what it finds.
@@ -57,7 +59,7 @@ func (s *source) find(ctx context.Context) (*node.Seed, error) {
 	}
 	s.looked = true
 	md, err := s.search(ctx, kept, patience)
-	s.needsNetwork, s.live, s.trouble = false, false, ""
+	s.needsNetwork, s.live, s.trouble, s.refused = false, false, "", ""
 	var needs *datasource.NeedsNetworkError
 	switch {
 	case errors.As(err, &needs):
@@ -68,9 +70,14 @@ func (s *source) find(ctx context.Context) (*node.Seed, error) {
 	case err != nil:
 		s.trouble = err.Error()
 	default:
-		seed, err := seedOf(md)
-		if err != nil {
-			return nil, err
+		seed, seedErr := seedOf(md)
+		if seedErr != nil {
+			return nil, seedErr
+		}
+		if err = s.refuses(seed.Slipway); err != nil {
+			// Nor is anything else in it: it has another node's name and addresses.
+			s.trouble, s.refused = err.Error(), seed.Fingerprint
+			break
 		}
 		if md.NetworkError != nil {
 			withoutNetwork(seed, md.NetworkError, kept)
@@ -148,7 +155,7 @@ func (s *source) look(ctx context.Context) bool {
 		var needs *datasource.NeedsNetworkError
 		return !datasource.IsNone(err) && !errors.As(err, &needs) && ctx.Err() == nil && err.Error() != s.trouble
 	}
-	return md.Fingerprint != s.current
+	return md.Fingerprint != s.current && md.Fingerprint != s.refused
 }
 
 func seedOf(md *datasource.Metadata) (*node.Seed, error) {

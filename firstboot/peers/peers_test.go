@@ -62,7 +62,7 @@ type agent struct {
 }
 
 // agent moves in at the address of a node, on a machine of that id.
-func (s *street) agent(t *testing.T, m *member.Member, machine string) *agent {
+func (s *street) agent(t testing.TB, m *member.Member, machine string) *agent {
 	t.Helper()
 	a := &agent{node: &node.Node{Root: t.TempDir(), Member: m}}
 	for path, text := range map[string]string{"/etc/machine-id": machine + "\n", "/proc/sys/kernel/random/boot_id": "boot\n"} {

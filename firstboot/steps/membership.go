@@ -24,6 +24,9 @@ var held = []string{"etcd.service", "patroni.service", "haproxy.service", "keepa
 type Membership struct {
 	Store *member.Store
 	Now   func() time.Time
+	// Unknown reports whether metadata are to come that cannot be read before the
+	// network is up; nil if there are none of that kind.
+	Unknown func() bool
 	// Untimely is why the block counts later or no more, going by the clock; nil
 	// if it counts now.
 	Untimely error
@@ -39,12 +42,10 @@ func (s *Membership) Apply(ctx context.Context, n *node.Node) error {
 		given = n.Seed.Slipway
 	}
 	if given == "" && kept == nil {
-		for _, unit := range held {
-			if err := n.Unhold(unit); err != nil {
-				return err
-			}
+		if s.Unknown != nil && s.Unknown() {
+			return errors.Join(keptErr, hold(ctx, n)) // it may turn out to be a member
 		}
-		return keptErr
+		return errors.Join(keptErr, alone(ctx, n))
 	}
 	if err := hold(ctx, n); err != nil {
 		return err
@@ -109,6 +110,21 @@ func (s *Membership) decide(n *node.Node, given string, kept *member.Kept) (*mem
 	return nil, fmt.Errorf("the block slipway in the meta-data cannot be used: %w", err)
 }
 
+// Refuses tells why a block is not for this machine; nil if it is, or if that
+// cannot be told. Nothing else of a seed that is somebody else's may count
+// either: it has another node's name and addresses.
+func (s *Membership) Refuses(block string) error {
+	kept, err := s.Store.Load()
+	if err != nil || kept == nil || block == "" {
+		return nil
+	}
+	m, _ := member.Parse(block, s.Now())
+	if m == nil || m.Plan.ID == kept.ID && m.Node == kept.Node {
+		return nil
+	}
+	return foreign(m, kept)
+}
+
 // untimely keeps an error that may end by itself. A clock that is behind is
 // nothing that went wrong here: time comes with the network.
 func (s *Membership) untimely(err error) error {
@@ -147,6 +163,25 @@ func hold(ctx context.Context, n *node.Node) error {
 			continue
 		}
 		if err := n.Hold(unit); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// alone lets go of all units on a node that stands alone.
+func alone(ctx context.Context, n *node.Node) error {
+	for _, unit := range held {
+		if !n.Held(unit) {
+			continue
+		}
+		if !slices.Contains(n.Role.Services, unit) {
+			if err := n.Unhold(unit); err != nil {
+				return err
+			}
+			continue
+		}
+		if err := n.Release(ctx, unit); err != nil {
 			return err
 		}
 	}

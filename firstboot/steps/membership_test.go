@@ -47,6 +47,19 @@ func TestANodeThatStandsAloneHoldsNothingBack(t *testing.T) {
 	}
 }
 
+func TestANodeWhoseMetadataComeByTheNetworkHoldsItsUnitsUntilThen(t *testing.T) {
+	n, s, _ := joins(t)
+	unknown := true
+	s.Unknown = func() bool { return unknown }
+	if err := hands(t, n, s, ""); err != nil || !slices.Equal(heldUnits(n), held) {
+		t.Errorf("before: %v, held %q", err, heldUnits(n))
+	}
+	unknown = false
+	if err := hands(t, n, s, ""); err != nil || len(heldUnits(n)) != 0 {
+		t.Errorf("after: %v, held %q", err, heldUnits(n))
+	}
+}
+
 func TestAMemberIsKeptAndItsUnitsAreHeldBack(t *testing.T) {
 	n, s, _ := joins(t)
 	c := membertest.New(t)
