@@ -24,7 +24,8 @@ import (
 func psql(ctx context.Context, n *node.Node, script string) (string, error) {
 	quiet := "SET log_statement = 'none'; SET log_min_duration_statement = -1; SET log_min_error_statement = 'panic';\n"
 	return n.Execute(ctx, node.Command{
-		Argv:    []string{"runuser", "-u", user, "--", binDir + "/psql", "-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-h", "/run/postgresql", "-d", "postgres"},
+		// Not runuser(1): a login session for each question would be work for nothing.
+		Argv:    []string{"setpriv", "--reuid=" + user, "--regid=" + user, "--init-groups", "--", binDir + "/psql", "-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-h", "/run/postgresql", "-d", "postgres"},
 		Stdin:   quiet + script,
 		Timeout: 2 * time.Minute,
 		Private: true,
