@@ -348,7 +348,7 @@ func TestStatusTellsOfNodesThatCannotAnswerInALab(t *testing.T) {
 func TestInterruptedUpStopsOnlyWhatItStarted(t *testing.T) {
 	inLab(t)
 	l := &labSession{place: placeOf(t)}
-	if err := l.interrupted(nil); !errors.Is(err, context.Canceled) {
+	if err := l.interrupted(nil, time.Second); !errors.Is(err, context.Canceled) {
 		t.Errorf("with nothing started nothing is asked of the daemon: %v", err)
 	}
 }

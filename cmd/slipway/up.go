@@ -44,6 +44,7 @@ Examples:
 			&cli.StringFlag{Name: "seeds", Usage: "`DIR` with NODE.nocloud.iso for each node", DefaultText: "written by this command, for this lab"},
 			&cli.BoolFlag{Name: "build", Usage: "build images that are missing"},
 			&cli.DurationFlag{Name: "timeout", Usage: "how long to wait for the nodes to be ready `TIME`", Value: 30 * time.Minute},
+			&cli.DurationFlag{Name: "grace", Usage: "after Ctrl-C, cut the power of nodes that have not ended after `TIME`", Value: 20 * time.Second},
 			&cli.BoolFlag{Name: "no-wait", Usage: "return when the machines have power"},
 			&cli.IntFlag{Name: "cpus", Usage: "processors of each machine `N`", Value: 1},
 			&cli.StringFlag{Name: "memory", Usage: "memory of nodes whose size the topology leaves open `SIZE`", Value: "1GiB"},
@@ -82,7 +83,7 @@ func up(c *cli.Context) error {
 	if !c.Bool("no-wait") {
 		if err := l.converge(c.Context, wanted, c.Duration("timeout")); err != nil {
 			if c.Context.Err() != nil {
-				return l.interrupted(out.Changed)
+				return l.interrupted(out.Changed, c.Duration("grace"))
 			}
 			return err
 		}
@@ -205,18 +206,15 @@ func (l *labSession) build(c *cli.Context, dir string, roles []string) error {
 	return err
 }
 
-// graceTime is how long guests have to power off after Ctrl-C.
-const graceTime = 20 * time.Second
-
 // interrupted stops what this command has started: nobody has been told yet that
 // it runs.
-func (l *labSession) interrupted(started []string) error {
+func (l *labSession) interrupted(started []string, grace time.Duration) error {
 	if len(started) == 0 {
 		return context.Canceled
 	}
 	l.log.Warnf("interrupted: stopping %s, which this command started; Ctrl-C once more leaves the machines running", strings.Join(started, ", "))
 	ctx := context.Background() // c.Context has ended
-	if _, err := l.client.Order(ctx, daemon.Order{Action: daemon.Shutdown, Nodes: started, Limit: graceTime}); err != nil {
+	if _, err := l.client.Order(ctx, daemon.Order{Action: daemon.Shutdown, Nodes: started, Limit: grace}); err != nil {
 		return err
 	}
 	if err := l.quitIfIdle(ctx); err != nil {

@@ -77,7 +77,7 @@ func TestAnOrdinaryUserRunsALab(t *testing.T) {
 		t.Fatal(err)
 	}
 	u.shareImages(images.Path(t, "gateway", "qcow2"))
-	u.keepLogs()
+	u.endLabs()
 
 	u.mkdir("seeds")
 	out := u.fails(4, "up", "cluster.yaml", "--images", "images", "--seeds", "seeds", "gw1")

@@ -212,8 +212,8 @@ func (u *user) says(text, want string) {
 // stopTime bounds the end of a lab that a failed test leaves behind.
 const stopTime = 20 * time.Second
 
-// keepLogs ends the lab with the test, and keeps its logs if the test has failed.
-func (u *user) keepLogs() {
+// endLabs ends the lab with the test, and keeps its logs if the test has failed.
+func (u *user) endLabs() {
 	u.Cleanup(func() {
 		if u.Failed() {
 			u.keep()

@@ -1,0 +1,146 @@
+package clustertest
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/slipwayhq/slipway/firstboot/topology"
+	"github.com/slipwayhq/slipway/qemu-tests/lab"
+	"github.com/slipwayhq/slipway/qemu-tests/lab/daemon"
+)
+
+// newHollowLab is a user with images that hold nothing: their machines have
+// power and never become ready, which is all that these tests need of them.
+func newHollowLab(t *testing.T) *user {
+	u := newUser(t)
+	u.write("cluster.yaml", smallest)
+	u.mkdir("images")
+	top, err := topology.Load(u.path("cluster.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, role := range lab.Roles(top) {
+		if out, err := exec.Command("qemu-img", "create", "-q", "-f", "qcow2", lab.Image(u.path("images"), role), "1M").CombinedOutput(); err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
+	}
+	u.endLabs()
+	return u
+}
+
+// state is the lab as its daemon sees it.
+func (u *user) state() daemon.State {
+	u.Helper()
+	s, err := daemon.NewClient(u.place()).State(u.Context())
+	if err != nil {
+		u.Fatal(err)
+	}
+	return s
+}
+
+// on are the nodes that have power.
+func (u *user) on() []string {
+	u.Helper()
+	on := []string{}
+	for _, n := range u.state().Nodes {
+		if n.On {
+			on = append(on, n.Name)
+		}
+	}
+	return on
+}
+
+func (u *user) isOn(want ...string) {
+	u.Helper()
+	if got := u.on(); !slices.Equal(got, want) {
+		u.Errorf("%v have power, want %v", got, want)
+	}
+}
+
+func TestUpWhoseTimeIsOverNamesWhatIsNotReadyAndLeavesItRunning(t *testing.T) {
+	u := newHollowLab(t)
+	text := u.fails(9, "up", "cluster.yaml", "--images", "images", "--timeout", "1ms", "gw1", "gw2")
+	u.says(text, "gw1: booting")
+	u.says(text, "gw2: booting")
+	u.isOn("gw1", "gw2")
+
+	u.part("a second up goes on with it", func(u *user) {
+		pid := u.state().PID
+		var s daemon.State
+		if err := json.Unmarshal([]byte(u.runs("up", "cluster.yaml", "--no-wait", "--json", "gw1", "db1")), &s); err != nil {
+			u.Fatal(err)
+		}
+		if s.PID != pid || len(s.Forwards) != 2 || !strings.HasPrefix(s.Forwards[0].Host, "127.0.0.1:") {
+			u.Errorf("%+v", s)
+		}
+		u.isOn("db1", "gw1", "gw2")
+	})
+	u.part("a topology that was edited is not taken for the one that runs", func(u *user) {
+		u.write("cluster.yaml", smallest+"# edited\n")
+		u.says(u.fails(9, "up", "cluster.yaml", "--no-wait"), "has changed since the lab was started")
+		u.write("cluster.yaml", smallest)
+	})
+	u.part("a daemon that was killed takes its machines along and is replaced", func(u *user) {
+		before := u.state()
+		if err := syscall.Kill(before.PID, syscall.SIGKILL); err != nil {
+			u.Fatal(err)
+		}
+		for _, n := range before.Nodes {
+			for n.PID != 0 && running(n.PID) {
+			}
+		}
+		u.runs("up", "cluster.yaml", "--images", "images", "--no-wait", "gw2")
+		u.isOn("gw2")
+		if after := u.state(); after.PID == before.PID || after.Forwards[0] != before.Forwards[0] {
+			u.Errorf("%+v, before %+v", after, before)
+		}
+	})
+	u.part("down without patience cuts the power", func(u *user) {
+		var r struct{ Stopped []string }
+		if err := json.Unmarshal([]byte(u.runs("down", "cluster.yaml", "--timeout", "0", "--json")), &r); err != nil || !slices.Equal(r.Stopped, []string{"gw2"}) {
+			u.Errorf("%+v, %v", r, err)
+		}
+		if running, err := u.place().Runs(); running || err != nil {
+			u.Errorf("the daemon runs on: %v, %v", running, err)
+		}
+	})
+}
+
+// running says whether a process is there and no zombie (proc_pid_stat(5)).
+func running(pid int) bool {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return false
+	}
+	_, rest, _ := bytes.Cut(stat, []byte(") "))
+	return len(rest) > 0 && rest[0] != 'Z' && rest[0] != 'X'
+}
+
+func TestCtrlCWhileUpWaitsStopsWhatItStarted(t *testing.T) {
+	u := newHollowLab(t)
+	u.runs("up", "cluster.yaml", "--images", "images", "--no-wait", "gw1")
+	cmd := u.command("up", "cluster.yaml", "--grace", "1ms", "gw1", "gw2")
+	var said bytes.Buffer
+	cmd.Stderr = &said
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	for len(u.on()) < 2 && running(cmd.Process.Pid) {
+	}
+	if err := cmd.Process.Signal(os.Interrupt); err != nil {
+		t.Fatal(err)
+	}
+	cmd.Wait()
+	if code := cmd.ProcessState.ExitCode(); code != 130 {
+		t.Errorf("exit status %d\n%s", code, said.String())
+	}
+	u.says(said.String(), "stopping gw2")
+	u.isOn("gw1")
+}
