@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"crypto/ed25519"
 	"crypto/rand"
 	"encoding/pem"
@@ -11,6 +12,7 @@ import (
 	"net"
 	"os"
 	"strings"
+	"time"
 
 	"github.com/urfave/cli/v2"
 	"golang.org/x/crypto/ssh"
@@ -126,12 +128,36 @@ func labDialCommand() *cli.Command {
 			if c.NArg() != 2 {
 				return fault.New(fault.Usage, "name the directory of the lab, and an address with a port")
 			}
-			conn, err := daemon.NewClient(daemon.Place(c.Args().First())).Dial(c.Context, "tcp", c.Args().Get(1))
+			client := daemon.NewClient(daemon.Place(c.Args().First()))
+			conn, err := dialPatiently(c.Context, client.Dial, c.Args().Get(1))
 			if err != nil {
 				return err
 			}
 			return joinStandard(conn, os.Stdin, os.Stdout)
 		},
+	}
+}
+
+// Times of the wait for a node that has power and does not listen yet.
+const (
+	dialPatience = 20 * time.Second
+	dialPause    = 250 * time.Millisecond
+)
+
+// dialPatiently tries again while the node does not take the connection: after a
+// power cut its agent may be ready before its SSH server is.
+func dialPatiently(ctx context.Context, dial func(ctx context.Context, network, address string) (net.Conn, error), address string) (net.Conn, error) {
+	until := time.Now().Add(dialPatience)
+	for {
+		conn, err := dial(ctx, "tcp", address)
+		if err == nil || errors.Is(err, daemon.ErrNotRunning) || fault.Of(err) != fault.Failed || time.Now().After(until) {
+			return conn, err
+		}
+		select {
+		case <-time.After(dialPause):
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
 	}
 }
 

@@ -201,6 +201,25 @@ func TestSSHUnderstandsItsArgumentsWhateverThePathsHold(t *testing.T) {
 	}
 }
 
+func TestSSHWaitsForANodeThatDoesNotListenYet(t *testing.T) {
+	tries := 0
+	dial := func(then error) func(context.Context, string, string) (net.Conn, error) {
+		tries = 0
+		return func(context.Context, string, string) (net.Conn, error) {
+			if tries++; tries < 3 {
+				return nil, fault.New(fault.Failed, "connection was refused")
+			}
+			return nil, then
+		}
+	}
+	if _, err := dialPatiently(t.Context(), dial(nil), "192.0.2.1:22"); err != nil || tries != 3 {
+		t.Errorf("%d tries, %v", tries, err)
+	}
+	if _, err := dialPatiently(t.Context(), dial(fault.New(fault.Failed, "%w", daemon.ErrNotRunning)), "192.0.2.1:22"); !errors.Is(err, daemon.ErrNotRunning) || tries != 3 {
+		t.Errorf("%d tries, %v", tries, err)
+	}
+}
+
 func TestACommandStandsBehindDashes(t *testing.T) {
 	if got := commandAfterDashes([]string{"cluster.yaml", "db1", "--", "ls", "--", "-l"}); !slices.Equal(got, []string{"ls", "--", "-l"}) {
 		t.Error(got)

@@ -178,6 +178,27 @@ func TestMissingToolsAreNamedWithTheCommandThatInstallsThem(t *testing.T) {
 	}
 }
 
+func TestAnOverlayIsNotUsedOverAnotherImage(t *testing.T) {
+	need(t, qemuImg, "qemu-utils")
+	dir := t.TempDir()
+	image := filepath.Join(dir, "image.raw")
+	if err := os.WriteFile(image, make([]byte, 1<<20), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	vm := complete(t, VM{Image: image, Format: "raw", Dir: filepath.Join(dir, "vm")})
+	for range 2 {
+		if err := prepare(t.Context(), vm); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.WriteFile(image, make([]byte, 2<<20), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := prepare(t.Context(), vm); fault.Of(err) != fault.Failed || !strings.Contains(err.Error(), "was replaced") || fault.Mend(err) == "" {
+		t.Errorf("%v; mend: %s", err, fault.Mend(err))
+	}
+}
+
 func TestOverlayLeavesTheImageAloneAndGrows(t *testing.T) {
 	need(t, qemuImg, "qemu-utils")
 	dir := t.TempDir()

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/slipwayhq/slipway/builder/inspect"
 	"github.com/slipwayhq/slipway/internal/atomicfile"
 	"github.com/slipwayhq/slipway/internal/fault"
 )
@@ -94,8 +95,13 @@ func prepare(ctx context.Context, vm VM) error {
 
 func makeOverlay(ctx context.Context, vm VM) error {
 	overlay := filepath.Join(vm.Dir, systemDisk)
+	identity, err := imageIdentity(vm.Image)
+	if err != nil {
+		return err
+	}
+	note := overlay + ".image"
 	if exists(overlay) {
-		return nil
+		return sameImage(vm, note, identity)
 	}
 	info, err := imageInfo(ctx, vm.Image, vm.Format)
 	if err != nil {
@@ -105,7 +111,41 @@ func makeOverlay(ctx context.Context, vm VM) error {
 	if vm.DiskSize > info.VirtualSize {
 		a = append(a, fmt.Sprint(vm.DiskSize))
 	}
+	if err := atomicfile.WriteBytes(note, 0o644, []byte(identity+"\n")); err != nil {
+		return err
+	}
 	return runImg(ctx, a...)
+}
+
+// imageIdentity tells an image from another one at the same path: by the version
+// in it, which stands for its content, or, for what is no image of slipway's, by
+// size and date.
+func imageIdentity(path string) (string, error) {
+	st, err := os.Stat(path)
+	if err != nil {
+		return "", fault.New(fault.Input, "disk image: %w", err)
+	}
+	if im, err := inspect.Open(path); err == nil {
+		defer im.Close()
+		if v := im.Current(); v != nil {
+			return "version " + v.Manifest.Version, nil
+		}
+	}
+	return fmt.Sprintf("size %d, changed at %d", st.Size(), st.ModTime().UnixNano()), nil
+}
+
+// sameImage refuses an overlay whose image has been replaced: half of its content
+// would come from the one and half from the other.
+func sameImage(vm VM, note, identity string) error {
+	before, err := os.ReadFile(note)
+	if err != nil {
+		return err
+	}
+	if was := strings.TrimSpace(string(before)); was != identity {
+		return fault.New(fault.Failed, "%s was replaced since the disk was made over it (%s, now %s)", vm.Image, was, identity).
+			WithMend("put the old image back, or begin anew with the new one: slipway down --destroy, for a lab")
+	}
+	return nil
 }
 
 // info is the part of qemu-img's report that the lab uses.
