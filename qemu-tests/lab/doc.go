@@ -6,6 +6,11 @@
 // a Machine. The image itself is never written: each machine has a qcow2
 // overlay in its own directory, beside its serial log and its UEFI variables.
 //
+// A Cluster is the machines of a whole topology, one for each node, on a switch
+// (package ether) that cuts and impairs what a story wants cut, with a gateway
+// (package gateway) that is their router, DNS and clock, and the way in from
+// outside. Package daemon keeps one running for a person at a terminal.
+//
 // How a machine is reached:
 //
 //   - QMP (QEMU Machine Protocol, docs/interop/qmp-spec) over a socket pair:
