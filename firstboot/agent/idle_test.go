@@ -38,6 +38,7 @@ func TestDevicesAreReadAgainOnlyWhenOneHasChangedOrAfterAWhile(t *testing.T) {
 
 func TestTheKernelTellsWhenAnAddressComes(t *testing.T) {
 	n := nodetest.Start(t)
+	n.Output(t, "ip", "link", "set", "dev", "lo", "down") // another test may have left it up
 	events := addressEvents(t.Context())
 	n.Output(t, "ip", "link", "set", "dev", "lo", "up")
 	<-events
