@@ -33,15 +33,20 @@ func psql(ctx context.Context, n *node.Node, script string) (string, error) {
 }
 
 // login is a role that gets in with a password.
-type login struct{ name, password string }
+type login struct {
+	name, password string
+	replicates     bool // has the attribute REPLICATION
+}
 
 func logins(m *member.Member) ([]login, error) {
 	list := []login{
-		{superuser, m.Secrets[plan.SuperuserPassword]}, {replicator, m.Secrets[plan.ReplicationPassword]}, {rewinder, m.Secrets[plan.RewindPassword]},
+		{superuser, m.Secrets[plan.SuperuserPassword], true},
+		{replicator, m.Secrets[plan.ReplicationPassword], true},
+		{rewinder, m.Secrets[plan.RewindPassword], false},
 	}
 	for _, d := range m.Plan.Databases {
 		if !slices.ContainsFunc(list, func(l login) bool { return l.name == d.Owner }) {
-			list = append(list, login{d.Owner, m.Secrets[d.PasswordKey()]})
+			list = append(list, login{d.Owner, m.Secrets[d.PasswordKey()], false})
 		}
 	}
 	for _, l := range list {
@@ -52,23 +57,32 @@ func logins(m *member.Member) ([]login, error) {
 	return list, nil
 }
 
+// rewinds are the functions that pg_rewind calls on the primary (PostgreSQL
+// documentation, "pg_rewind", Notes).
+var rewinds = []string{
+	"pg_ls_dir(text, boolean, boolean)", "pg_stat_file(text, boolean)",
+	"pg_read_binary_file(text)", "pg_read_binary_file(text, bigint, bigint, boolean)",
+}
+
 // furnish makes the plan's databases and their owners, and sets passwords that a
-// newer seed has changed. It may be done again at any time. It returns what it
-// changed.
+// newer seed has changed. It also makes the roles of replication, which Patroni
+// makes right after initdb and never again: the power may be cut between the two.
+// It may be done again at any time. It returns what it changed.
 func furnish(ctx context.Context, n *node.Node, m *member.Member) ([]string, error) {
 	list, err := logins(m)
 	if err != nil {
 		return nil, err
 	}
-	out, err := psql(ctx, n, "SELECT 'role ' || rolname || ' ' || coalesce(rolpassword, '') FROM pg_authid;\nSELECT 'database ' || datname FROM pg_database;\n")
+	out, err := psql(ctx, n, "SELECT 'role ' || rolname || ' ' || rolreplication || ' ' || coalesce(rolpassword, '') FROM pg_authid;\nSELECT 'database ' || datname FROM pg_database;\n")
 	if err != nil {
 		return nil, err
 	}
-	roles, databases := map[string]string{}, map[string]bool{}
+	type role struct{ password, replicates string }
+	roles, databases := map[string]role{}, map[string]bool{}
 	for line := range strings.Lines(out) {
 		switch f := strings.Split(strings.TrimRight(line, "\n"), " "); {
-		case len(f) == 3 && f[0] == "role":
-			roles[f[1]] = f[2]
+		case len(f) == 4 && f[0] == "role":
+			roles[f[1]] = role{password: f[3], replicates: f[2]}
 		case len(f) == 2 && f[0] == "database":
 			databases[f[1]] = true
 		}
@@ -77,30 +91,38 @@ func furnish(ctx context.Context, n *node.Node, m *member.Member) ([]string, err
 	var changes []string
 	for _, l := range list {
 		known, exists := roles[l.name]
-		if exists && verifies(known, l.password) {
+		lacksRight := l.replicates && known.replicates != "true"
+		if exists && !lacksRight && verifies(known.password, l.password) {
 			continue
 		}
 		hash, err := verifier(l.password)
 		if err != nil {
 			return nil, err
 		}
-		verb := "CREATE"
-		if exists {
+		verb, right := "CREATE", ""
+		switch {
+		case !exists:
+			changes = append(changes, "made the role "+l.name)
+		case lacksRight:
+			verb = "ALTER"
+			changes = append(changes, "let the role "+l.name+" replicate")
+		default:
 			verb = "ALTER"
 			changes = append(changes, "set the password of the role "+l.name)
-		} else {
-			changes = append(changes, "made the role "+l.name)
 		}
-		fmt.Fprintf(&script, "%s ROLE %s LOGIN PASSWORD %s;\n", verb, name(l.name), literal(hash))
+		if l.replicates {
+			right = " REPLICATION"
+		}
+		fmt.Fprintf(&script, "%s ROLE %s LOGIN%s PASSWORD %s;\n", verb, name(l.name), right, literal(hash))
+	}
+	for _, f := range rewinds {
+		fmt.Fprintf(&script, "GRANT EXECUTE ON FUNCTION pg_catalog.%s TO %s;\n", f, name(rewinder))
 	}
 	for _, d := range m.Plan.Databases {
 		if !databases[d.Name] {
 			changes = append(changes, "made the database "+d.Name)
 			fmt.Fprintf(&script, "CREATE DATABASE %s OWNER %s;\nREVOKE ALL ON DATABASE %[1]s FROM PUBLIC;\n", name(d.Name), name(d.Owner))
 		}
-	}
-	if script.Len() == 0 {
-		return nil, nil
 	}
 	_, err = psql(ctx, n, script.String())
 	return changes, err
