@@ -245,7 +245,7 @@ func TestANodesProgressSaysWhatItWaitsFor(t *testing.T) {
 	}{
 		{lab.NodeState{}, daemon.NodeReport{}, "off", false},
 		{on, daemon.NodeReport{Problem: "no answer"}, "booting [83 s]", false},
-		{on, report(status.Converging, status.Step{Name: "peers", State: status.Running, WaitingFor: "a-db2"}), "converging: peers: waiting for a-db2 [83 s]", false},
+		{on, report(status.Converging, status.Step{Name: "peers", State: status.Running, WaitingFor: "a-db2 does not answer"}), "converging: peers: a-db2 does not answer [83 s]", false},
 		{on, report(status.Failed, status.Step{Name: "users", State: status.Broken, Error: "no room"}), "failed: users: no room [83 s]", false},
 		{blocked, report(status.Degraded), "degraded (its network is blocked) [83 s]", false},
 		{on, report(status.Ready), "ready", true},

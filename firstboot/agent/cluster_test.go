@@ -93,7 +93,7 @@ func TestANodeThatCannotTellWhoItIsFailsUntilAnotherSeedSaysSo(t *testing.T) {
 	if s := step(r, "membership"); s.State != status.Broken || !strings.Contains(s.Error, "certificates.agent: it is missing") {
 		t.Errorf("membership: %+v", s)
 	}
-	if s := step(r, "role"); !strings.Contains(s.WaitingFor, "haproxy.service (held back") {
+	if s := step(r, "role"); !strings.Contains(s.WaitingFor, "haproxy.service is held back") {
 		t.Errorf("role: %+v", s)
 	}
 	if !slices.Equal(r.Logins, []string{"slipway"}) {

@@ -13,8 +13,8 @@ func (s systemd) Show(r status.Report) {
 	text := string(r.State)
 	for _, step := range r.Steps {
 		if step.State == status.Running {
-			if text += ", " + step.Name; step.WaitingFor != "" {
-				text += ": waiting for " + step.WaitingFor
+			if text += "; " + step.Name; step.WaitingFor != "" {
+				text += ": " + step.WaitingFor
 			}
 		}
 	}

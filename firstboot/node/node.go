@@ -58,7 +58,7 @@ type Node struct {
 
 // Reporter takes what a step says about itself.
 type Reporter interface {
-	Waiting(what string) // what the step waits for; "" when it goes on
+	Waiting(why string)  // why the step waits, as a clause of its own; "" when it goes on
 	Changed(what string) // something on the node was changed
 	Warn(w Warning)      // something does not take effect as asked for
 	Say(line string)     // a line for whoever watches
@@ -99,7 +99,8 @@ type Seed struct {
 	Slipway string
 }
 
-// Waiting says what the step under way waits for.
+// Waiting says why the step under way waits, in a clause that stands as it is
+// behind the step's name: "no quorum: 1 of 3 members of etcd are well".
 func (n *Node) Waiting(format string, args ...any) { n.Report.Waiting(fmt.Sprintf(format, args...)) }
 
 // Changed says that the step under way changed something on the node.

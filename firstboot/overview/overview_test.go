@@ -203,9 +203,9 @@ func TestWhoDoesNotAnswerRightIsSaidInItsRow(t *testing.T) {
 	}
 	r := w.well("a-db1")
 	r.State = status.Converging
-	r.Steps = []status.Step{{Name: "consensus", State: status.Running, WaitingFor: "a quorum\x1b[2J"}}
+	r.Steps = []status.Step{{Name: "consensus", State: status.Running, WaitingFor: "no quorum\x1b[2J"}}
 	w.reports(t, "a-db1", r)
-	if text := w.gather(t).Text(time.Now(), status.Plain); !strings.Contains(text, "consensus: waiting for a quorum") || strings.Contains(text, "\x1b") {
+	if text := w.gather(t).Text(time.Now(), status.Plain); !strings.Contains(text, "consensus: no quorum") || strings.Contains(text, "\x1b") {
 		t.Errorf("got:\n%q", text)
 	}
 }

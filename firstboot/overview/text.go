@@ -114,7 +114,7 @@ func (n Node) notes() (out []string) {
 	for _, s := range n.Report.Steps {
 		switch {
 		case s.State == status.Running && s.WaitingFor != "":
-			out = append(out, fmt.Sprintf("%s: waiting for %s", s.Name, s.WaitingFor))
+			out = append(out, fmt.Sprintf("%s: %s", s.Name, s.WaitingFor))
 		case s.State == status.Broken:
 			out = append(out, fmt.Sprintf("%s: %s", s.Name, s.Error))
 		}

@@ -44,8 +44,8 @@ func TestTheClusterIsShownToPeople(t *testing.T) {
 		t.Errorf("no problems in:\n%s", text)
 	}
 	// What a step waits for is not told twice.
-	r.Steps = []Step{{Name: "consensus", State: Running, WaitingFor: "a-lb1"}}
-	if text := r.Text(now, Plain); strings.Contains(text, "! consensus") || !strings.Contains(text, "waiting for a-lb1") {
+	r.Steps = []Step{{Name: "consensus", State: Running, WaitingFor: "no quorum: a-lb1 is away"}}
+	if text := r.Text(now, Plain); strings.Contains(text, "! consensus") || !strings.Contains(text, "no quorum: a-lb1 is away") {
 		t.Errorf("got:\n%s", text)
 	}
 	// Text of others does not steer the terminal.

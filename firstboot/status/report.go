@@ -77,7 +77,7 @@ type Step struct {
 	Name       string    `json:"name"`
 	State      StepState `json:"state"`
 	Since      time.Time `json:"since"`
-	WaitingFor string    `json:"waiting_for,omitempty"`
+	WaitingFor string    `json:"waiting_for,omitempty"` // why it waits: a clause that nothing is put before
 	Error      string    `json:"error,omitempty"`
 	Changed    []string  `json:"changed"` // what it changed in this round
 }

@@ -35,23 +35,23 @@ func TestTheReportTellsWhichStepSinceWhenWaitingForWhat(t *testing.T) {
 	users.End(errors.New("no such group"))
 	role := tracker.Step("role")
 	role.Start()
-	role.Waiting("haproxy.service")
-	role.Waiting("haproxy.service")
+	role.Waiting("haproxy.service is activating")
+	role.Waiting("haproxy.service is activating")
 	r := tracker.Report()
-	if r.Steps[0].State != Done || r.Steps[1].State != Broken || r.Steps[1].Error != "no such group" || r.Steps[2].WaitingFor != "haproxy.service" {
+	if r.Steps[0].State != Done || r.Steps[1].State != Broken || r.Steps[1].Error != "no such group" || r.Steps[2].WaitingFor != "haproxy.service is activating" {
 		t.Errorf("%+v", r.Steps)
 	}
-	want := "network: wrote a file|user-data:3: users: odd|users: no such group|role: waiting for haproxy.service"
+	want := "network: wrote a file|user-data:3: users: odd|users: no such group|role: haproxy.service is activating"
 	if got := strings.Join(w.lines, "|"); got != want {
 		t.Errorf("the story is %q, want %q", got, want)
 	}
 	text := r.Text(r.Steps[2].Since.Add(90*time.Second), Plain)
-	for _, want := range []string{"[ ok ] network         wrote a file", "[FAIL] users           no such group", "[ .. ] role            for 1 min 30 s: waiting for haproxy.service", "! user-data:3: users: odd"} {
+	for _, want := range []string{"[ ok ] network         wrote a file", "[FAIL] users           no such group", "[ .. ] role            for 1 min 30 s: haproxy.service is activating", "! user-data:3: users: odd"} {
 		if !strings.Contains(text, want) {
 			t.Errorf("the text lacks %q:\n%s", want, text)
 		}
 	}
-	if screen := r.Screen(time.Now()); strings.Count(screen, "\n") > 20 || !strings.Contains(screen, "waiting for haproxy.service") {
+	if screen := r.Screen(time.Now()); strings.Count(screen, "\n") > 20 || !strings.Contains(screen, "haproxy.service is activating") {
 		t.Errorf("the screen is\n%s", screen)
 	}
 }

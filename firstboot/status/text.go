@@ -101,7 +101,7 @@ func (r Report) text(now time.Time, style Style, brief bool) string {
 		detail := ""
 		switch {
 		case s.State == Running && s.WaitingFor != "":
-			detail = fmt.Sprintf("for %s: waiting for %s", Took(now.Sub(s.Since)), s.WaitingFor)
+			detail = fmt.Sprintf("for %s: %s", Took(now.Sub(s.Since)), s.WaitingFor)
 		case s.State == Running:
 			detail = "for " + Took(now.Sub(s.Since))
 		case s.State == Broken:

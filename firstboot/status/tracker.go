@@ -1,7 +1,6 @@
 package status
 
 import (
-	"fmt"
 	"slices"
 	"sync"
 	"time"
@@ -150,7 +149,7 @@ func (h *StepHandle) Waiting(what string) {
 	}
 	var lines []string
 	if what != "" {
-		lines = []string{fmt.Sprintf("%s: waiting for %s", h.name, what)}
+		lines = []string{h.name + ": " + what}
 	}
 	h.change(Info, func(s *Step) {
 		if s.State == Broken && what != "" {

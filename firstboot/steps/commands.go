@@ -72,7 +72,7 @@ func (Commands) Apply(ctx context.Context, n *node.Node) error {
 			}
 			return
 		}
-		n.Waiting("%s, which is running", name)
+		n.Waiting("%s is running", name)
 		err := runScript(ctx, n, name, content, runcmdLimit)
 		if ctx.Err() != nil {
 			errs = append(errs, err)

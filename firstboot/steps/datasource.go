@@ -19,7 +19,7 @@ func (Datasource) Name() string { return "datasource" }
 
 func (s Datasource) Apply(ctx context.Context, n *node.Node) error {
 	n.Seed, n.User = nil, &cloudconfig.UserData{}
-	n.Waiting("metadata: a disk or CD labelled cidata or config-2, or the hypervisor's own channel")
+	n.Waiting("looking for metadata: a disk or CD labelled cidata or config-2, or the hypervisor's own channel")
 	seed, err := s.Find(ctx)
 	if err != nil {
 		return fmt.Errorf("the metadata cannot be used: %w", err)

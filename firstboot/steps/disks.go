@@ -65,7 +65,7 @@ func device(ctx context.Context, n *node.Node, name string) (string, error) {
 		if waited >= diskPatience {
 			return "", fmt.Errorf("there is no such device after %s; attach the disk, or correct the name", diskPatience)
 		}
-		n.Waiting("the device %s", name)
+		n.Waiting("waiting for the device %s", name)
 		select {
 		case <-ctx.Done():
 			return "", ctx.Err()

@@ -205,7 +205,7 @@ func (s Time) Apply(ctx context.Context, n *node.Node) error {
 	if why == nil {
 		return nil
 	}
-	n.Waiting("time from NTP servers, or a new seed: %v", why)
+	n.Waiting("waiting for time from NTP servers, or a new seed: %v", why)
 	tick := time.NewTicker(clockPause)
 	defer tick.Stop()
 	told := false

@@ -33,7 +33,7 @@ func (Role) Apply(ctx context.Context, n *node.Node) error {
 			n.Waiting("")
 			return nil
 		}
-		n.Waiting("%s", strings.Join(health.Waiting, ", "))
+		n.Waiting("%s", strings.Join(health.Waiting, "; "))
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
@@ -44,7 +44,7 @@ func (Role) Apply(ctx context.Context, n *node.Node) error {
 
 // Health is how a role's units are.
 type Health struct {
-	Waiting []string // those that will be up, or may be
+	Waiting []string // those that will be up, or may be, with what they do now
 	Broken  []string // those that will not, with the reason
 }
 
@@ -74,7 +74,7 @@ func CheckRole(ctx context.Context, n *node.Node) (Health, error) {
 	for _, u := range list {
 		switch {
 		case n.Held(u.Name):
-			h.Waiting = append(h.Waiting, u.Name+" (held back until the cluster is there for it)")
+			h.Waiting = append(h.Waiting, u.Name+" is held back until the cluster is there for it")
 		case u.Load != "loaded":
 			h.Broken = append(h.Broken, fmt.Sprintf("%s cannot be loaded (%s)", u.Name, u.Load))
 		case u.Active == "active" || u.Active == "reloading":
@@ -83,7 +83,7 @@ func CheckRole(ctx context.Context, n *node.Node) (Health, error) {
 		case u.Active == "inactive" && u.Rest() && !starting():
 			h.Broken = append(h.Broken, fmt.Sprintf("%s does not run: %s", u.Name, whyNot(u)))
 		default:
-			h.Waiting = append(h.Waiting, fmt.Sprintf("%s (%s, %s)", u.Name, u.Active, u.Sub))
+			h.Waiting = append(h.Waiting, fmt.Sprintf("%s is %s (%s)", u.Name, u.Active, u.Sub))
 		}
 	}
 	return h, nil

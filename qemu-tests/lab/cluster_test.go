@@ -245,10 +245,10 @@ func TestABlockedNodeIsCutFromTheSwitchUnderItsName(t *testing.T) {
 
 func TestProgressNamesTheFirstThingThatIsAmiss(t *testing.T) {
 	for want, r := range map[string]status.Report{
-		"ready":                            {State: status.Ready},
-		"converging: network":              {State: status.Converging, Steps: []status.Step{{Name: "hostname", State: status.Done}, {Name: "network", State: status.Running}}},
-		"converging: peers: waiting for b": {State: status.Converging, Steps: []status.Step{{Name: "peers", State: status.Running, WaitingFor: "b"}}},
-		"failed: disks: no room":           {State: status.Failed, Steps: []status.Step{{Name: "disks", State: status.Broken, Error: "no room"}}},
+		"ready":                          {State: status.Ready},
+		"converging: network":            {State: status.Converging, Steps: []status.Step{{Name: "hostname", State: status.Done}, {Name: "network", State: status.Running}}},
+		"converging: peers: b is silent": {State: status.Converging, Steps: []status.Step{{Name: "network", State: status.Running}, {Name: "peers", State: status.Running, WaitingFor: "b is silent"}, {Name: "role", State: status.Running, WaitingFor: "x is starting"}}},
+		"failed: disks: no room":         {State: status.Failed, Steps: []status.Step{{Name: "disks", State: status.Broken, Error: "no room"}}},
 	} {
 		if got := Progress(&r); got != want {
 			t.Errorf("%q, want %q", got, want)

@@ -1,6 +1,7 @@
 package lab
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"encoding/json"
@@ -86,20 +87,22 @@ func (c *Cluster) WaitUntil(ctx context.Context, want status.State, names ...str
 	return err
 }
 
-// Progress is a report in a few words: the state and what is waited for.
+// Progress is a report in a few words: the state, and the first step that has
+// something to tell, or else the first that is under way.
 func Progress(r *status.Report) string {
-	text := string(r.State)
+	told, running := "", ""
 	for _, s := range r.Steps {
 		switch {
+		case told != "":
 		case s.State == status.Broken:
-			return text + ": " + s.Name + ": " + s.Error
+			told = ": " + s.Name + ": " + s.Error
 		case s.State == status.Running && s.WaitingFor != "":
-			return text + ": " + s.Name + ": waiting for " + s.WaitingFor
-		case s.State == status.Running:
-			text += ": " + s.Name
+			told = ": " + s.Name + ": " + s.WaitingFor
+		case s.State == status.Running && running == "":
+			running = ": " + s.Name
 		}
 	}
-	return text
+	return string(r.State) + cmp.Or(told, running)
 }
 
 // InsertSeed puts another seed into a node's drive, whether it runs or not.
