@@ -12,8 +12,14 @@ import (
 	"github.com/slipwayhq/slipway/firstboot/units"
 )
 
-// Role waits until the units run that make the role's service.
+// Role waits until the units run that make the role's service, and until the
+// SSH server does: who is told that the node is ready may log in at once. The
+// server is no part of the role, though. One that is switched off is not waited
+// for, and one that ends later does not make the role fail.
 type Role struct{}
+
+// sshUnit tells systemd that it is up once it listens.
+const sshUnit = "ssh.service"
 
 func (Role) Name() string { return "role" }
 
@@ -29,11 +35,17 @@ func (Role) Apply(ctx context.Context, n *node.Node) error {
 		if err := health.Err(); err != nil {
 			return err
 		}
-		if len(health.Waiting) == 0 {
+		waits := health.Waiting
+		if len(waits) == 0 {
+			if waits, err = startingSSH(ctx, n); err != nil {
+				return err
+			}
+		}
+		if len(waits) == 0 {
 			n.Waiting("")
 			return nil
 		}
-		n.Waiting("%s", strings.Join(health.Waiting, "; "))
+		n.Waiting("%s", strings.Join(waits, "; "))
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
@@ -41,6 +53,25 @@ func (Role) Apply(ctx context.Context, n *node.Node) error {
 		}
 	}
 }
+
+// startingSSH says how the SSH server is that is about to be up; nothing if it is
+// up, or will not be.
+func startingSSH(ctx context.Context, n *node.Node) ([]string, error) {
+	list, err := n.Units.Units(ctx, []string{sshUnit})
+	if err != nil {
+		return nil, err
+	}
+	var waits []string
+	for _, u := range list {
+		if u.Name == sshUnit && u.Load == "loaded" && !u.Up() && !(u.Rest() && !n.Units.Starting(ctx)) {
+			waits = append(waits, words(u))
+		}
+	}
+	return waits, nil
+}
+
+// words is how a unit is that does not run.
+func words(u units.Unit) string { return fmt.Sprintf("%s is %s (%s)", u.Name, u.Active, u.Sub) }
 
 // Health is how a role's units are.
 type Health struct {
@@ -77,13 +108,13 @@ func CheckRole(ctx context.Context, n *node.Node) (Health, error) {
 			h.Waiting = append(h.Waiting, u.Name+" is held back until the cluster is there for it")
 		case u.Load != "loaded":
 			h.Broken = append(h.Broken, fmt.Sprintf("%s cannot be loaded (%s)", u.Name, u.Load))
-		case u.Active == "active" || u.Active == "reloading":
+		case u.Up():
 		case u.Active == "failed" && u.Rest():
 			h.Broken = append(h.Broken, fmt.Sprintf("%s failed (%s); see: journalctl -u %s", u.Name, u.Result, u.Name))
 		case u.Active == "inactive" && u.Rest() && !starting():
 			h.Broken = append(h.Broken, fmt.Sprintf("%s does not run: %s", u.Name, whyNot(u)))
 		default:
-			h.Waiting = append(h.Waiting, fmt.Sprintf("%s is %s (%s)", u.Name, u.Active, u.Sub))
+			h.Waiting = append(h.Waiting, words(u))
 		}
 	}
 	return h, nil

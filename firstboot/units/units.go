@@ -24,6 +24,9 @@ type Unit struct {
 	FileState string // enabled, disabled, masked, …
 }
 
+// Up reports whether a unit runs.
+func (u Unit) Up() bool { return u.Active == "active" || u.Active == "reloading" }
+
 // Rest reports whether a unit does not run and nothing is about to change that.
 func (u Unit) Rest() bool {
 	return !u.Queued && (u.Active == "failed" || u.Active == "inactive")
