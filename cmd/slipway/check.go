@@ -83,8 +83,8 @@ func fileOrDefault(c *cli.Context) (string, error) {
 	case 1:
 		return c.Args().First(), nil
 	}
-	return "", fault.New(fault.Usage, "slipway %s takes one file, not %d", c.Command.Name, c.NArg()).
-		WithMend("see slipway %s --help", c.Command.Name)
+	return "", fault.New(fault.Usage, "%s takes one file, not %d", c.Command.HelpName, c.NArg()).
+		WithMend("see %s --help", c.Command.HelpName)
 }
 
 // describePlan tells people what a topology amounts to.

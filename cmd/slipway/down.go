@@ -21,14 +21,14 @@ func downCommand() *cli.Command {
 	return &cli.Command{
 		Name:      "down",
 		Usage:     "stop the nodes of a lab",
-		ArgsUsage: "CLUSTER.YAML [NODE...]",
+		ArgsUsage: "[FILE [NODE...]]",
 		Description: `Has the nodes power off, and cuts the power of those that have not within the time
 limit. Their disks are kept, and "slipway up" goes on with them; --destroy removes
 the disks, and without named nodes everything that belongs to the lab, its secrets
-too.
+too. FILE is cluster.yaml unless another is named.
 
 Examples:
-  slipway down cluster.yaml
+  slipway down
   slipway down cluster.yaml a-db1              # only this one
   slipway down cluster.yaml --timeout 0        # cut the power at once
   slipway down cluster.yaml --destroy --dry-run

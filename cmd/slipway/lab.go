@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/ed25519"
 	"crypto/rand"
@@ -34,17 +35,14 @@ type labSession struct {
 	names    []string // nodes that were named
 }
 
-// beginLab reads the arguments of a lab command: a topology file and names of its
-// nodes.
+// beginLab reads the arguments of a lab command: a topology file, which is
+// cluster.yaml if there are none, and names of its nodes.
 func beginLab(c *cli.Context) (*labSession, error) {
 	s, err := begin(c)
 	if err != nil {
 		return nil, err
 	}
-	l := &labSession{session: s, file: c.Args().First()}
-	if l.file == "" {
-		return nil, fault.New(fault.Usage, "name the topology file").WithMend("run: slipway %s cluster.yaml", c.Command.Name)
-	}
+	l := &labSession{session: s, file: cmp.Or(c.Args().First(), topologyFile)}
 	if l.topology, err = topology.Load(l.file); err != nil {
 		return nil, err
 	}

@@ -69,7 +69,8 @@ func TestLabCommandsSayWhatTheyLack(t *testing.T) {
 		code int
 		says []string
 	}{
-		{"up", 2, []string{"slipway up cluster.yaml"}},
+		{"up", 2, []string{"--images"}},
+		{"status", 3, []string{"there is no store", "slipway seed"}},
 		{"up nowhere.yaml", 3, []string{"nowhere.yaml"}},
 		{"up cluster.yaml db7", 2, []string{`no node "db7"`, "db1, lb1"}},
 		{"up cluster.yaml", 2, []string{"--images"}},

@@ -20,11 +20,11 @@ func secretCommand() *cli.Command {
 			{
 				Name:      "list",
 				Usage:     "name the passwords in a cluster's store",
-				ArgsUsage: "CLUSTER.YAML",
-				Description: `Shows their names and what they are for, not the passwords.
+				ArgsUsage: "[FILE]",
+				Description: `Shows their names and what they are for, not the passwords. FILE is cluster.yaml unless another is named.
 
 Examples:
-  slipway secret list cluster.yaml
+  slipway secret list
   slipway secret list cluster.yaml --json`,
 				Flags:        append([]cli.Flag{&cli.BoolFlag{Name: "json", Usage: "print JSON"}}, storeFlags()...),
 				BashComplete: completeFiles,
@@ -33,11 +33,12 @@ Examples:
 			{
 				Name:      "show",
 				Usage:     "print one password",
-				ArgsUsage: "CLUSTER.YAML NAME",
+				ArgsUsage: "[FILE] NAME",
 				Description: `The only command that prints a password: to the terminal, or into a pipe.
+FILE is cluster.yaml unless another is named.
 
 Examples:
-  slipway secret show cluster.yaml database-app
+  slipway secret show database-app
   PGPASSWORD=$(slipway secret show cluster.yaml database-app) psql -h db.example.org -U app app`,
 				Flags:        append([]cli.Flag{&cli.BoolFlag{Name: "json", Usage: "print JSON"}}, storeFlags()...),
 				BashComplete: completeFiles,
@@ -54,7 +55,7 @@ type secretLine struct {
 }
 
 func listSecrets(c *cli.Context) error {
-	path, err := topologyArgument(c)
+	path, err := fileOrDefault(c)
 	if err != nil {
 		return err
 	}
@@ -93,16 +94,20 @@ func secretPurpose(name string) string {
 }
 
 func showSecret(c *cli.Context) error {
-	if c.NArg() != 2 {
-		return fault.New(fault.Usage, "slipway secret show takes a topology and a name, not %d arguments", c.NArg()).
-			WithMend("slipway secret list CLUSTER.YAML tells the names")
+	file, name := topologyFile, c.Args().First()
+	switch c.NArg() {
+	case 1:
+	case 2:
+		file, name = c.Args().Get(0), c.Args().Get(1)
+	default:
+		return fault.New(fault.Usage, "slipway secret show takes a file and a name, not %d arguments", c.NArg()).
+			WithMend("slipway secret list tells the names")
 	}
-	v, err := openStore(c, c.Args().First(), vault.Options{ReadOnly: true})
+	v, err := openStore(c, file, vault.Options{ReadOnly: true})
 	if err != nil {
 		return err
 	}
 	defer v.Close()
-	name := c.Args().Get(1)
 	value, err := v.Secret(name)
 	if err != nil {
 		return err

@@ -19,7 +19,7 @@ func seedCommand() *cli.Command {
 	return &cli.Command{
 		Name:      "seed",
 		Usage:     "write the seeds that make machines the nodes of a cluster",
-		ArgsUsage: "CLUSTER.YAML",
+		ArgsUsage: "[FILE]",
 		Description: `Writes for every node a NoCloud ISO, a config drive and OVF properties, all with the
 same content: names, network, users, and the node's part in its cluster with its
 certificates, keys and passwords. Those are made once and kept in the store beside
@@ -27,9 +27,10 @@ the file, which also holds the authorities' keys: keep it as safe as the cluster
 
 Run it again after every change of the file. What need not change stays as it is:
 a node that is added gets a seed, and the others learn of it from their peers.
+FILE is cluster.yaml unless another is named.
 
 Examples:
-  slipway seed cluster.yaml                        # into seeds/, store in cluster.store/
+  slipway seed                                     # into seeds/, store in cluster.store/
   slipway seed cluster.yaml --dry-run              # what would change, and for whom
   slipway seed cluster.yaml --node a-db3           # this node's seed alone
   slipway seed cluster.yaml --renew                # new certificates and keys for all nodes
@@ -55,7 +56,7 @@ docs/seeds.md tells which file goes where on which hypervisor.`,
 }
 
 func writeSeeds(c *cli.Context) error {
-	path, err := topologyArgument(c)
+	path, err := fileOrDefault(c)
 	if err != nil {
 		return err
 	}
@@ -97,15 +98,6 @@ func writeSeeds(c *cli.Context) error {
 		return printJSON(c, r)
 	}
 	return printSeeds(c.App.Writer, r, v.Encrypted())
-}
-
-// topologyArgument is the one file that a command takes.
-func topologyArgument(c *cli.Context) (string, error) {
-	if c.NArg() != 1 {
-		return "", fault.New(fault.Usage, "slipway %s takes one topology, not %d", c.Command.FullName(), c.NArg()).
-			WithMend("name the file, for example slipway %s cluster.yaml", c.Command.FullName())
-	}
-	return c.Args().First(), nil
 }
 
 // printSeeds tells what was written, and what is left to be done.

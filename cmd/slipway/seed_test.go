@@ -73,7 +73,7 @@ func TestSeedsAreWrittenOnceAndTellWhatToDo(t *testing.T) {
 
 func TestADryRunOfSeedSaysWhatWouldBe(t *testing.T) {
 	inSmallCluster(t)
-	out, _ := succeed(t, "seed", "cluster.yaml", "--dry-run")
+	out, _ := succeed(t, "seed", "--dry-run")
 	if !strings.Contains(out, "to be written") || !strings.Contains(out, "Nothing was written") {
 		t.Error(out)
 	}
@@ -128,7 +128,7 @@ func TestNoCommandButSecretShowPrintsASecret(t *testing.T) {
 		}
 	}
 	os.WriteFile("cluster.store/store.json", whole, 0o600)
-	if out, _ := succeed(t, "secret", "show", "cluster.yaml", "database-app"); out != store.Secrets["database-app"]+"\n" {
+	if out, _ := succeed(t, "secret", "show", "database-app"); out != store.Secrets["database-app"]+"\n" {
 		t.Error("secret show does not show it")
 	}
 }
@@ -152,7 +152,7 @@ func TestTheStoreCanBeEncryptedFromTheCommandLine(t *testing.T) {
 		t.Error(out)
 	}
 	t.Setenv("SLIPWAY_AGE_IDENTITY", key)
-	succeed(t, "secret", "list", "cluster.yaml")
+	succeed(t, "secret", "list")
 
 	// Another store, with a passphrase from a file.
 	os.WriteFile("phrase", []byte("correct horse\n"), 0o600)
@@ -171,15 +171,15 @@ func TestSeedAndSecretRefuseWhatTheyCannotDo(t *testing.T) {
 		code int
 		says string
 	}{
-		{"seed", 2, "one topology"},
+		{"seed cluster.yaml other.yaml", 2, "slipway seed takes one file, not 2"},
 		{"seed nowhere.yaml", 3, "nowhere.yaml"},
 		{"seed cluster.yaml --format floppy", 2, "nocloud"},
 		{"seed cluster.yaml --all --node db1", 2, "exclude"},
 		{"seed cluster.yaml --node db9", 2, "db9"},
 		{"seed cluster.yaml --age-recipient nobody", 2, "age1"},
 		{"secret list cluster.yaml", 3, "slipway seed makes it"},
-		{"secret list", 2, "one topology"},
-		{"secret show cluster.yaml", 2, "secret list"},
+		{"secret list a b", 2, "slipway secret list takes one file, not 2"},
+		{"secret show", 2, "secret list"},
 	} {
 		code, _, stderr := call(t, strings.Fields(c.args)...)
 		if code != c.code || !strings.Contains(stderr, c.says) {

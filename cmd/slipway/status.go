@@ -25,17 +25,18 @@ func statusCommand() *cli.Command {
 	return &cli.Command{
 		Name:      "status",
 		Usage:     "ask the nodes of a cluster how they are",
-		ArgsUsage: "CLUSTER.YAML",
+		ArgsUsage: "[FILE]",
 		Description: `Asks every agent with the administrator's certificate and shows who is what, who
 lags, who holds which virtual address, what waits for what, and when certificates
 end. A lab of this cluster that runs on this machine is asked through its gateway;
 otherwise, or with --direct, the nodes are asked at the topology's addresses.
+FILE is cluster.yaml unless another is named.
 
 Exit status: 0 all is well, 8 something is under way or not as it should be, 9 a
 node has failed or does not answer.
 
 Examples:
-  slipway status cluster.yaml
+  slipway status
   slipway status cluster.yaml --watch
   slipway status cluster.yaml --json | jq '.nodes[] | {name, state: .report.state}'`,
 		Flags: append([]cli.Flag{

@@ -23,7 +23,7 @@ func upCommand() *cli.Command {
 	return &cli.Command{
 		Name:      "up",
 		Usage:     "run a cluster on this machine",
-		ArgsUsage: "CLUSTER.YAML [NODE...]",
+		ArgsUsage: "[FILE [NODE...]]",
 		Description: `Boots the nodes of a topology as virtual machines, on a network of their own that
 reaches nothing else, and waits until they are ready. Needs no root. The machines
 run on in the background until "slipway down". What runs already is left alone, so
@@ -32,8 +32,10 @@ next. Ctrl-C while it waits stops the nodes that this command has started.
 
 Images are not copied: each machine writes to a disk of its own over the image, so
 leave an image where it is while a lab uses it.
+FILE is cluster.yaml unless another is named.
 
 Examples:
+  slipway up                                  # cluster.yaml
   slipway up examples/postgres-ha/cluster.yaml
   slipway up cluster.yaml --build             # make the images that are missing first
   slipway up cluster.yaml a-db1 a-db2         # only these two
