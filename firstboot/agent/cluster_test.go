@@ -14,7 +14,6 @@ import (
 	"github.com/slipwayhq/slipway/firstboot/membertest"
 	"github.com/slipwayhq/slipway/firstboot/node"
 	"github.com/slipwayhq/slipway/firstboot/peers"
-	"github.com/slipwayhq/slipway/firstboot/pki"
 	"github.com/slipwayhq/slipway/firstboot/plan"
 	"github.com/slipwayhq/slipway/firstboot/seed"
 	"github.com/slipwayhq/slipway/firstboot/status"
@@ -44,7 +43,7 @@ func (m *machine) insertBlockOf(t *testing.T, hostname, block string) {
 // give hands a node the cluster's plan, as another node does.
 func give(t *testing.T, c *membertest.Cluster, from, to string) {
 	t.Helper()
-	cert, err := pki.Pair(c.Block(t, from).Certificates[member.AgentCert]).TLS(from)
+	cert, err := c.Block(t, from).Certificates[member.AgentCert].TLS(from)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -7,19 +7,19 @@ import (
 	"crypto/x509"
 	"time"
 
+	"github.com/slipwayhq/slipway/firstboot/pki"
 	"github.com/slipwayhq/slipway/firstboot/plan"
 )
 
 // Format is the version of the block's layout.
 const Format = 1
 
-// Purposes of certificates. Each has a key of its own, so that a service which
-// is broken into cannot pass for another.
+// Keys of Block.Certificates.
 const (
-	AgentCert   = "agent"       // the agent's API, both sides; cluster authority
-	ServiceCert = "service"     // what clients see: PostgreSQL, Patroni, HAProxy; cluster authority
-	EtcdCert    = "etcd"        // an etcd member, towards its peers and clients; etcd authority
-	EtcdClient  = "etcd-client" // Patroni towards etcd; etcd authority
+	AgentCert   = pki.Agent
+	ServiceCert = pki.Service
+	EtcdCert    = pki.Etcd
+	EtcdClient  = pki.EtcdClient
 )
 
 // Block is what stands under "slipway" in the meta-data (YAML).
@@ -38,10 +38,7 @@ type Block struct {
 }
 
 // Pair is a certificate and its private key, both PEM (PKCS #8).
-type Pair struct {
-	Certificate string `yaml:"certificate"`
-	Key         string `yaml:"key"`
-}
+type Pair = pki.Pair
 
 // Member is a node that knows its cluster.
 type Member struct {

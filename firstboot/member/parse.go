@@ -3,10 +3,7 @@ package member
 import (
 	"bytes"
 	"crypto/ecdsa"
-	"crypto/sha256"
 	"crypto/x509"
-	"encoding/hex"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
@@ -17,6 +14,7 @@ import (
 
 	"gopkg.in/yaml.v3"
 
+	"github.com/slipwayhq/slipway/firstboot/pki"
 	"github.com/slipwayhq/slipway/internal/fault"
 )
 
@@ -70,7 +68,7 @@ func Parse(text string, now time.Time) (*Member, error) {
 	if m.Plan, err = b.Plan.Open(m.CA); err != nil {
 		return nil, fmt.Errorf("plan: %w", err)
 	}
-	if id := identity(m.CA); m.Plan.ID != id {
+	if id := pki.ID(m.CA); m.Plan.ID != id {
 		return nil, fault.New(fault.Integrity, "plan: it is for the cluster with the id %s; the authority is that of %s", short(m.Plan.ID), short(id))
 	}
 	if err := m.locate(); err != nil {
@@ -173,7 +171,7 @@ func (m *Member) certificates(now time.Time) error {
 		default:
 			return fault.New(fault.Input, "%s: no such purpose; there are %s, %s, %s and %s", field, AgentCert, ServiceCert, EtcdCert, EtcdClient)
 		}
-		certificate, err := pair(field, m.Certificates[purpose])
+		certificate, _, err := m.Certificates[purpose].Parse(field)
 		if err != nil {
 			return err
 		}
@@ -226,7 +224,7 @@ func validNow(field string, c *x509.Certificate, now time.Time) error {
 
 // authority reads the certificate of an authority.
 func authority(field, text string) (*x509.Certificate, error) {
-	c, err := certificate(field, text)
+	c, err := pki.ParseCertificate(field, text)
 	if err != nil {
 		return nil, err
 	}
@@ -237,45 +235,6 @@ func authority(field, text string) (*x509.Certificate, error) {
 		return nil, fault.New(fault.Input, "%s: the key is of type %T; want ECDSA", field, c.PublicKey)
 	}
 	return c, nil
-}
-
-func certificate(field, text string) (*x509.Certificate, error) {
-	block, rest := pem.Decode([]byte(text))
-	if block == nil || block.Type != "CERTIFICATE" || len(bytes.TrimSpace(rest)) > 0 {
-		return nil, fault.New(fault.Input, "%s: it is not one PEM block of type CERTIFICATE", field)
-	}
-	c, err := x509.ParseCertificate(block.Bytes)
-	if err != nil {
-		return nil, fault.New(fault.Input, "%s: %w", field, err)
-	}
-	return c, nil
-}
-
-// pair reads a certificate and checks that the key is its own.
-func pair(field string, p Pair) (*x509.Certificate, error) {
-	c, err := certificate(field, p.Certificate)
-	if err != nil {
-		return nil, err
-	}
-	block, rest := pem.Decode([]byte(p.Key))
-	if block == nil || block.Type != "PRIVATE KEY" || len(bytes.TrimSpace(rest)) > 0 {
-		return nil, fault.New(fault.Input, "%s.key: it is not one PEM block of type PRIVATE KEY", field)
-	}
-	parsed, err := x509.ParsePKCS8PrivateKey(block.Bytes)
-	if err != nil {
-		return nil, fault.New(fault.Input, "%s.key: it is not a private key in PKCS #8", field)
-	}
-	key, ok := parsed.(*ecdsa.PrivateKey)
-	if !ok || !key.PublicKey.Equal(c.PublicKey) {
-		return nil, fault.New(fault.Integrity, "%s.key: it is not the key of the certificate", field)
-	}
-	return c, nil
-}
-
-// identity is a cluster's: see plan.Plan.
-func identity(authority *x509.Certificate) string {
-	sum := sha256.Sum256(authority.Raw)
-	return hex.EncodeToString(sum[:])
 }
 
 // short is enough of an id for people to compare.

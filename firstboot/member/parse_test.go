@@ -28,13 +28,13 @@ func TestEveryMistakeInABlockIsNamedAndNoSecretIsTold(t *testing.T) {
 	tampered := good.Plan
 	tampered.Plan = []byte(strings.Replace(string(tampered.Plan), `"generation":1`, `"generation":9`, 1))
 	for says, spoil := range map[string]func(b *member.Block){
-		"format: it is 7":                   func(b *member.Block) { b.Format = 7 },
-		"node: it is missing":               func(b *member.Block) { b.Node = "" },
-		`has no node "a-db9"`:               func(b *member.Block) { b.Node = "a-db9" },
-		"authority: it is not one PEM":      func(b *member.Block) { b.Authority = "x" },
-		"is not signed by this cluster":     func(b *member.Block) { b.Authority = foreign.Authority },
-		"plan: the plan is not signed":      func(b *member.Block) { b.Plan = tampered },
-		"certificates.agent: it is missing": func(b *member.Block) { delete(b.Certificates, member.AgentCert) },
+		"format: it is 7":                       func(b *member.Block) { b.Format = 7 },
+		"node: it is missing":                   func(b *member.Block) { b.Node = "" },
+		`has no node "a-db9"`:                   func(b *member.Block) { b.Node = "a-db9" },
+		"authority: the certificate is not PEM": func(b *member.Block) { b.Authority = "x" },
+		"is not signed by this cluster":         func(b *member.Block) { b.Authority = foreign.Authority },
+		"plan: the plan is not signed":          func(b *member.Block) { b.Plan = tampered },
+		"certificates.agent: it is missing":     func(b *member.Block) { delete(b.Certificates, member.AgentCert) },
 		"certificates.agent: it is not signed by the authority": func(b *member.Block) {
 			b.Certificates[member.AgentCert] = foreign.Certificates[member.AgentCert]
 		},
@@ -47,7 +47,7 @@ func TestEveryMistakeInABlockIsNamedAndNoSecretIsTold(t *testing.T) {
 		"certificates.etcd: it is not signed by the authority": func(b *member.Block) {
 			b.Certificates[member.EtcdCert] = b.Certificates[member.ServiceCert]
 		},
-		"certificates.service.key: it is not the key": func(b *member.Block) {
+		"certificates.service: the private key is not that of the certificate": func(b *member.Block) {
 			b.Certificates[member.ServiceCert] = member.Pair{Certificate: b.Certificates[member.ServiceCert].Certificate, Key: b.Certificates[member.AgentCert].Key}
 		},
 		"certificates.vpn: no such purpose": func(b *member.Block) { b.Certificates["vpn"] = b.Certificates[member.AgentCert] },

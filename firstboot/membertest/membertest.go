@@ -83,7 +83,7 @@ func (c *Cluster) Block(t testing.TB, name string) member.Block {
 		}
 		pair, err := a.Issue(r, c.Begins)
 		must(t, err)
-		b.Certificates[purpose] = member.Pair(pair)
+		b.Certificates[purpose] = pair
 	}
 	issue(c.Authority, member.AgentCert)
 	issue(c.Authority, member.ServiceCert)

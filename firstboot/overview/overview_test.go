@@ -43,7 +43,7 @@ func build(t *testing.T) *town {
 // says has a node answer with a text.
 func (w *town) says(t *testing.T, name, text string) {
 	t.Helper()
-	pair, err := pki.Pair(w.Block(t, name).Certificates[member.AgentCert]).TLS(name)
+	pair, err := w.Block(t, name).Certificates[member.AgentCert].TLS(name)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -159,7 +159,7 @@ func TestWhoeverAnswersWrongIsNamedAndCutOff(t *testing.T) {
 	// A certificate of three years ago by the authority of today.
 	old.Authority, old.Plan.ID = c.Authority, c.Plan.ID
 	shows := func(c *membertest.Cluster, name, purpose string) *tls.Config {
-		pair, err := pki.Pair(c.Block(t, name).Certificates[purpose]).TLS(name)
+		pair, err := c.Block(t, name).Certificates[purpose].TLS(name)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -266,7 +266,7 @@ func TestTheAPIAnswersThoseOfTheClusterAlone(t *testing.T) {
 		return &cert
 	}
 	of := func(c *membertest.Cluster, purpose string) *tls.Certificate {
-		return pair(pki.Pair(c.Block(t, "a-db2").Certificates[purpose]), nil)
+		return pair(c.Block(t, "a-db2").Certificates[purpose], nil)
 	}
 	for _, q := range []struct {
 		who    string

@@ -13,7 +13,6 @@ import (
 
 	"github.com/slipwayhq/slipway/firstboot/member"
 	"github.com/slipwayhq/slipway/firstboot/node"
-	"github.com/slipwayhq/slipway/firstboot/pki"
 	"github.com/slipwayhq/slipway/firstboot/plan"
 	"github.com/slipwayhq/slipway/firstboot/status"
 )
@@ -85,7 +84,7 @@ func (s *Service) use(n *node.Node) error {
 		return nil
 	}
 	m := n.Member
-	cert, err := pki.Pair(m.Certificates[member.AgentCert]).TLS("certificates." + member.AgentCert)
+	cert, err := m.Certificates[member.AgentCert].TLS("certificates." + member.AgentCert)
 	if err != nil {
 		return err
 	}

@@ -13,7 +13,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/slipwayhq/slipway/firstboot/member"
 	"github.com/slipwayhq/slipway/internal/fault"
 )
 
@@ -74,9 +73,9 @@ func PeerOf(cert *x509.Certificate) (Peer, error) {
 // interface with the certificate that it shows to clients.
 func usages(purpose string) ([]x509.ExtKeyUsage, error) {
 	switch purpose {
-	case member.AgentCert, member.ServiceCert, member.EtcdCert:
+	case Agent, Service, Etcd:
 		return []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}, nil
-	case member.EtcdClient:
+	case EtcdClient:
 		return []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}, nil
 	}
 	return nil, fault.New(fault.Internal, "there is no certificate for the purpose %q", purpose)

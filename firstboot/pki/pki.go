@@ -4,8 +4,8 @@
 // clients say to each other, and one for etcd alone, so that a certificate which
 // PostgreSQL's clients see opens no way into etcd. Both are kept by the
 // administrator (package vault). A node gets one certificate with a key of its
-// own for each purpose (package member): what goes in is a Request, what comes
-// out is a Pair of PEM texts.
+// own for each purpose: what goes in is a Request, what comes out is a Pair of PEM
+// texts.
 //
 // All keys are ECDSA on P-256, certificates follow RFC 5280, keys are PKCS #8
 // (RFC 5958), text is PEM (RFC 7468). Authorities issue for nodes only: their path
@@ -47,7 +47,16 @@ const (
 	EtcdAuthority    = "slipway etcd authority"
 )
 
-// Pair is a certificate and its private key, both PEM.
+// Purposes of certificates. Each has a key of its own, so that a service which
+// is broken into cannot pass for another.
+const (
+	Agent      = "agent"       // the agent's API, both sides; cluster authority
+	Service    = "service"     // what clients see: PostgreSQL, Patroni, HAProxy; cluster authority
+	Etcd       = "etcd"        // an etcd member, towards its peers and clients; etcd authority
+	EtcdClient = "etcd-client" // Patroni towards etcd; etcd authority
+)
+
+// Pair is a certificate and its private key, both PEM (PKCS #8).
 type Pair struct {
 	Certificate string `json:"certificate" yaml:"certificate"`
 	Key         string `json:"key" yaml:"key"`

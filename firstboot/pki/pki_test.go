@@ -17,7 +17,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/slipwayhq/slipway/firstboot/member"
 	"github.com/slipwayhq/slipway/internal/fault"
 )
 
@@ -38,7 +37,7 @@ func request(a *Authority, purpose string) Request {
 		Names:     []string{"localhost", "a-db1", "a-db1.example.internal"},
 		Addresses: []netip.Addr{netip.MustParseAddr("192.0.2.11"), netip.MustParseAddr("127.0.0.1"), netip.MustParseAddr("::1")},
 	}
-	if purpose == member.AgentCert {
+	if purpose == Agent {
 		r.URI = NodeURI(ID(a.Cert), r.Node)
 	}
 	return r
@@ -79,7 +78,7 @@ func save(t *testing.T, text string) string {
 func TestOpenSSLVerifiesEveryCertificateForItsPurposeAndForNoOther(t *testing.T) {
 	cluster, etcd := authority(t, ClusterAuthority), authority(t, EtcdAuthority)
 	at := []string{"-x509_strict", "-attime", "1795176000"} // now
-	for purpose, signer := range map[string]*Authority{member.AgentCert: cluster, member.ServiceCert: cluster, member.EtcdCert: etcd, member.EtcdClient: etcd} {
+	for purpose, signer := range map[string]*Authority{Agent: cluster, Service: cluster, Etcd: etcd, EtcdClient: etcd} {
 		pair, _ := issue(t, signer, purpose)
 		file, root, other := save(t, pair.Certificate), save(t, EncodeCertificate(signer.Cert.Raw)), cluster
 		if signer == cluster {
@@ -92,7 +91,7 @@ func TestOpenSSLVerifiesEveryCertificateForItsPurposeAndForNoOther(t *testing.T)
 			t.Errorf("%s as a client: %s", purpose, out)
 		}
 		out, err := verify(root, "-purpose", "sslserver", "-verify_hostname", "a-db1.example.internal", "-verify_ip", "192.0.2.11")
-		if wantServer := purpose != member.EtcdClient; (err == nil) != wantServer {
+		if wantServer := purpose != EtcdClient; (err == nil) != wantServer {
 			t.Errorf("%s as a server: want %v: %s", purpose, wantServer, out)
 		}
 		if _, err := verify(save(t, EncodeCertificate(other.Cert.Raw))); err == nil {
@@ -106,7 +105,7 @@ func TestOpenSSLVerifiesEveryCertificateForItsPurposeAndForNoOther(t *testing.T)
 
 func TestANodesCertificateCannotIssueOthers(t *testing.T) {
 	a := authority(t, ClusterAuthority)
-	pair, _ := issue(t, a, member.ServiceCert)
+	pair, _ := issue(t, a, Service)
 	if _, err := LoadAuthority("service", pair); err == nil || !strings.Contains(err.Error(), "not that of an authority") {
 		t.Errorf("got %v", err)
 	}
@@ -117,7 +116,7 @@ func TestANodesCertificateCannotIssueOthers(t *testing.T) {
 
 func TestNodesAndAdministratorsMeetOverMutualTLS(t *testing.T) {
 	a, foreign := authority(t, ClusterAuthority), authority(t, ClusterAuthority)
-	serverPair, _ := issue(t, a, member.AgentCert)
+	serverPair, _ := issue(t, a, Agent)
 	admin, err := a.IssueAdmin(AdminRead, now)
 	if err != nil {
 		t.Fatal(err)
@@ -176,21 +175,21 @@ func handshake(t *testing.T, a *Authority, server, client Pair) (Peer, error) {
 
 func TestTimesLeaveRoomForClocksAndEndWithTheAuthority(t *testing.T) {
 	a := authority(t, ClusterAuthority)
-	_, cert := issue(t, a, member.AgentCert)
+	_, cert := issue(t, a, Agent)
 	if want := now.Add(-time.Hour); !cert.NotBefore.Equal(want) {
 		t.Errorf("valid from %s, want %s", cert.NotBefore, want)
 	}
 	if want := now.Add(NodeLifetime); !cert.NotAfter.Equal(want) {
 		t.Errorf("valid until %s, want %s", cert.NotAfter, want)
 	}
-	late, err := a.Issue(request(a, member.AgentCert), now.Add(AuthorityLifetime-24*time.Hour))
+	late, err := a.Issue(request(a, Agent), now.Add(AuthorityLifetime-24*time.Hour))
 	if err != nil {
 		t.Fatal(err)
 	}
 	if cert, _, _ := late.Parse("late"); !cert.NotAfter.Equal(a.Cert.NotAfter) {
 		t.Errorf("valid until %s, after its authority's %s", cert.NotAfter, a.Cert.NotAfter)
 	}
-	if _, err := a.Issue(request(a, member.AgentCert), now.Add(AuthorityLifetime+time.Hour)); err == nil || !strings.Contains(err.Error(), "expired") {
+	if _, err := a.Issue(request(a, Agent), now.Add(AuthorityLifetime+time.Hour)); err == nil || !strings.Contains(err.Error(), "expired") {
 		t.Errorf("an authority that has expired: %v", err)
 	}
 	day := 24 * time.Hour
@@ -201,20 +200,20 @@ func TestTimesLeaveRoomForClocksAndEndWithTheAuthority(t *testing.T) {
 
 func TestACertificateServesOnlyForWhatItHolds(t *testing.T) {
 	a := authority(t, ClusterAuthority)
-	_, cert := issue(t, a, member.AgentCert)
-	same := request(a, member.AgentCert)
+	_, cert := issue(t, a, Agent)
+	same := request(a, Agent)
 	same.Names = []string{"a-db1.example.internal", "a-db1", "localhost", "a-db1"} // another order
 	if !a.Serves(cert, same) {
 		t.Error("the same request is not served")
 	}
 	for name, change := range map[string]func(*Request){
-		"purpose": func(r *Request) { r.Purpose = member.EtcdClient },
+		"purpose": func(r *Request) { r.Purpose = EtcdClient },
 		"node":    func(r *Request) { r.Node = "a-db2" },
 		"name":    func(r *Request) { r.Names = append(r.Names, "db.example.internal") },
 		"address": func(r *Request) { r.Addresses = r.Addresses[1:] },
 		"URI":     func(r *Request) { r.URI = NodeURI(ID(a.Cert), "a-db2") },
 	} {
-		r := request(a, member.AgentCert)
+		r := request(a, Agent)
 		change(&r)
 		if a.Serves(cert, r) {
 			t.Errorf("another %s is not noticed", name)
@@ -243,8 +242,8 @@ func TestSerialNumbersAreRandomAndNoTwoClustersHaveOneID(t *testing.T) {
 
 func TestWhatIsWrongWithATextIsSaidWithoutShowingIt(t *testing.T) {
 	a := authority(t, ClusterAuthority)
-	good, _ := issue(t, a, member.AgentCert)
-	other, _ := issue(t, a, member.AgentCert)
+	good, _ := issue(t, a, Agent)
+	other, _ := issue(t, a, Agent)
 	rsaKey, _ := rsa.GenerateKey(rand.Reader, 2048)
 	rsaDER, _ := x509.MarshalPKCS8PrivateKey(rsaKey)
 	p384, _ := ecdsa.GenerateKey(elliptic.P384(), rand.Reader)
@@ -278,7 +277,7 @@ func TestWhatIsWrongWithATextIsSaidWithoutShowingIt(t *testing.T) {
 
 func FuzzPair(f *testing.F) {
 	a := authority(f, ClusterAuthority)
-	p, _ := issue(f, a, member.AgentCert)
+	p, _ := issue(f, a, Agent)
 	f.Add(p.Certificate, p.Key)
 	f.Add("-----BEGIN CERTIFICATE-----\n-----END CERTIFICATE-----\n", "")
 	f.Fuzz(func(t *testing.T, certificate, key string) {

@@ -37,7 +37,7 @@ func (w *writer) content(n topology.Node) (c content, issued bool, err error) {
 			c.expires = cert.NotAfter
 		}
 		issued = issued || isNew
-		c.certificates[r.Purpose] = member.Pair(pair)
+		c.certificates[r.Purpose] = pair
 	}
 	return c, issued, nil
 }

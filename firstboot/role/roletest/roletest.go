@@ -87,7 +87,7 @@ func Members(t testing.TB, p *plan.Plan) map[string]*member.Member {
 				Addresses: []netip.Addr{n.Address, netip.MustParseAddr("127.0.0.1"), netip.MustParseAddr("::1")},
 			}, now)
 			must(t, err)
-			m.Certificates[purpose] = member.Pair(pair)
+			m.Certificates[purpose] = pair
 		}
 		m.Secrets = map[string]string{
 			plan.SuperuserPassword: "secret-of-postgres", plan.ReplicationPassword: "secret of '\"$replicator", plan.RewindPassword: "secret\\of#rewind",
