@@ -110,6 +110,26 @@ func TestANodeThatCannotTellWhoItIsFailsUntilAnotherSeedSaysSo(t *testing.T) {
 	}
 }
 
+func TestATruncatedSeedStartsNothingAndTheWholeOneIsTakenUp(t *testing.T) {
+	m := start(t)
+	m.Put(t, "/etc/machine-id", "0123456789abcdef0123456789abcdef\n")
+	m.Output(t, "ip", "link", "set", "dev", "lo", "up")
+	m.set("haproxy.service", "inactive")
+	block := membertest.Text(t, membertest.New(t).Block(t, "a-lb1"))
+	m.insertBlock(t, block)
+	m.cd = m.cd[:(bytes.Index(m.cd, []byte("slipway:"))+len(block)/2)&^(2048-1)]
+	m.powerOn(t)
+	r := m.untilState(t, status.Failed)
+	if s := step(r, "datasource"); s.State != status.Broken || !strings.Contains(s.Error, "NoCloud (/dev/sr0)") || !strings.Contains(s.Error, "meta-data") {
+		t.Errorf("datasource: %+v", s)
+	}
+	if s := step(r, "role"); !strings.Contains(s.WaitingFor, "haproxy.service (held back") {
+		t.Errorf("role: %+v", s)
+	}
+	m.insertBlock(t, block)
+	m.until(t, "a member", func(r status.Report) bool { return r.Cluster != nil && r.Cluster.Node == "a-lb1" })
+}
+
 func TestASeedOfAnotherNodeChangesNothing(t *testing.T) {
 	m := start(t)
 	m.Put(t, "/etc/machine-id", "0123456789abcdef0123456789abcdef\n")

@@ -244,8 +244,11 @@ func (r *run) judge(report status.Report) verdict {
 // it failed itself, or something has that it needs.
 func (r *run) stuck(report status.Report) bool {
 	return slices.ContainsFunc(report.Steps, func(s status.Step) bool {
-		if s.Name == "membership" && r.node.Member != nil {
+		switch {
+		case s.Name == "membership" && r.node.Member != nil:
 			return false // the node goes on as who it was
+		case s.Name == "datasource" && r.node.Seed == nil && s.State == status.Broken:
+			return true
 		}
 		return s.State == status.Broken && slices.Contains(r.essential, s.Name)
 	})

@@ -42,8 +42,10 @@ func (s *Membership) Apply(ctx context.Context, n *node.Node) error {
 		given = n.Seed.Slipway
 	}
 	if given == "" && kept == nil {
-		if s.Unknown != nil && s.Unknown() {
-			return errors.Join(keptErr, hold(ctx, n)) // it may turn out to be a member
+		if n.Seed == nil || s.Unknown != nil && s.Unknown() {
+			// It may turn out to be a member. A database that it made on its own until then
+			// would stand in that one's way.
+			return errors.Join(keptErr, hold(ctx, n))
 		}
 		return errors.Join(keptErr, alone(ctx, n))
 	}

@@ -47,6 +47,17 @@ func TestANodeThatStandsAloneHoldsNothingBack(t *testing.T) {
 	}
 }
 
+func TestANodeWithoutMetadataStartsNothingThatAClusterWouldNotKnow(t *testing.T) {
+	n, s, _ := joins(t)
+	n.Seed = nil
+	if err := s.Apply(t.Context(), n.Node); err != nil || !slices.Equal(heldUnits(n), held) {
+		t.Errorf("before: %v, held %q", err, heldUnits(n))
+	}
+	if err := hands(t, n, s, ""); err != nil || len(heldUnits(n)) != 0 {
+		t.Errorf("after: %v, held %q", err, heldUnits(n))
+	}
+}
+
 func TestANodeWhoseMetadataComeByTheNetworkHoldsItsUnitsUntilThen(t *testing.T) {
 	n, s, _ := joins(t)
 	unknown := true

@@ -105,7 +105,11 @@ func CheckRole(ctx context.Context, n *node.Node) (Health, error) {
 	for _, u := range list {
 		switch {
 		case n.Held(u.Name):
-			h.Waiting = append(h.Waiting, u.Name+" is held back until the cluster is there for it")
+			what := "the cluster is there for it"
+			if n.Seed == nil {
+				what = "there is metadata that can be used"
+			}
+			h.Waiting = append(h.Waiting, fmt.Sprintf("%s is held back until %s", u.Name, what))
 		case u.Load != "loaded":
 			h.Broken = append(h.Broken, fmt.Sprintf("%s cannot be loaded (%s)", u.Name, u.Load))
 		case u.Up():
