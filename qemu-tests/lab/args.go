@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/slipwayhq/slipway/internal/fault"
 )
@@ -42,7 +43,7 @@ func args(vm VM, accel Accel) ([]string, error) {
 		"-uuid", uuidFor(vm.Name),
 		"-smp", fmt.Sprint(vm.CPUs),
 		"-m", fmt.Sprintf("%dM", vm.Memory>>20),
-		"-rtc", "base=utc",
+		"-rtc", "base=" + clock(vm.Clock),
 		"-display", "none", "-vga", "std",
 		"-boot", "strict=on",
 		"-chardev", fmt.Sprintf("socket,id=qmp,fd=%d", qmpFD),
@@ -85,6 +86,14 @@ func args(vm VM, accel Accel) ([]string, error) {
 		a = append(a, "-netdev", backend, "-device", fmt.Sprintf("%s,netdev=net%d,mac=%s,romfile=", n.Model, i, n.MAC))
 	}
 	return a, nil
+}
+
+// clock is a time in the form that QEMU takes.
+func clock(t time.Time) string {
+	if t.IsZero() {
+		return "utc"
+	}
+	return t.UTC().Format("2006-01-02T15:04:05")
 }
 
 func machine(f Firmware) string {

@@ -74,6 +74,17 @@ func TestOneProcessorHasCmpxchg16bAtNoCost(t *testing.T) {
 	}
 }
 
+func TestTheHardwareClockIsTheHostsUnlessToldOtherwise(t *testing.T) {
+	vm := VM{Name: "n", Image: "x.qcow2", Dir: t.TempDir()}
+	if line := commandLine(t, vm, TCG); !strings.Contains(line, "-rtc base=utc ") {
+		t.Error(line)
+	}
+	vm.Clock = time.Date(2001, 1, 2, 3, 4, 5, 0, time.FixedZone("CET", 3600))
+	if line := commandLine(t, vm, TCG); !strings.Contains(line, "-rtc base=2001-01-02T02:04:05 ") {
+		t.Error(line)
+	}
+}
+
 func TestSecureBootGuardsTheVariablesWithSMM(t *testing.T) {
 	got := commandLine(t, complete(t, VM{Firmware: SecureBoot}), TCG)
 	for _, want := range []string{"-machine q35,smm=on", "driver=cfi.pflash01,property=secure,value=on"} {

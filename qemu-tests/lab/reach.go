@@ -124,6 +124,19 @@ func (c *Cluster) InsertSeed(ctx context.Context, name, iso string) error {
 	return n.InsertCD(ctx, abs)
 }
 
+// SetClock sets what a node's hardware clock says when it is powered on the next
+// time; the zero value is the host's time.
+func (c *Cluster) SetClock(name string, clock time.Time) error {
+	n, err := c.node(name)
+	if err != nil {
+		return err
+	}
+	n.power.Lock()
+	defer n.power.Unlock()
+	n.vm.Clock = clock
+	return nil
+}
+
 // Console connects to a node's serial port.
 func (c *Cluster) Console(name string) (net.Conn, error) {
 	n, err := c.node(name)

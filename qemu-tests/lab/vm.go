@@ -62,6 +62,10 @@ type VM struct {
 
 	NICs []NIC // default: one virtio NIC on an isolated user network
 
+	// Clock is what the hardware's clock says when the power comes, and goes on from; the zero value
+	// is the host's time.
+	Clock time.Time
+
 	// Dir holds the overlay, the logs and the UEFI variables. An overlay that is there already is
 	// used as it stands, so that a machine can be started again by another process.
 	Dir string

@@ -167,6 +167,12 @@ func (c *Cluster) Dial(address string) net.Conn {
 	return conn
 }
 
+// SetClock sets what a node's hardware clock says at the next power-on.
+func (c *Cluster) SetClock(name string, clock time.Time) {
+	c.Helper()
+	c.must(c.lab.SetClock(name, clock))
+}
+
 // InsertSeed puts another seed into a node's drive.
 func (c *Cluster) InsertSeed(name, iso string) {
 	c.Helper()
