@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -306,6 +307,45 @@ func TestTheAPIAnswersThoseOfTheClusterAlone(t *testing.T) {
 				t.Errorf("%s %s tells a secret", q.method, q.path)
 			}
 		}
+	}
+}
+
+// endless is a body without end that counts what was taken of it.
+type endless struct{ taken atomic.Int64 }
+
+func (e *endless) Read(p []byte) (int, error) {
+	e.taken.Add(int64(len(p)))
+	return len(p), nil
+}
+
+func TestANodeThatSendsGigabytesIsCutOff(t *testing.T) {
+	c, s := membertest.New(t), &street{}
+	a := s.agent(t, c.Member(t, "a-db1"), "1")
+	if err := a.apply(t); err != nil {
+		t.Fatal(err)
+	}
+	cert, err := pki.Pair(c.Block(t, "a-db2").Certificates[member.AgentCert]).TLS("a-db2")
+	if err != nil {
+		t.Fatal(err)
+	}
+	body := &endless{}
+	request, err := http.NewRequest(http.MethodPut, "https://127.0.0.1:7420/v1/plan", body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// The answer may be lost, since the connection ends while the body is still being sent.
+	if response, err := s.asks(t, &cert).Do(request); err == nil {
+		response.Body.Close()
+		if response.StatusCode != http.StatusBadRequest {
+			t.Errorf("status %d", response.StatusCode)
+		}
+	}
+	const buffers = 16 << 20 // of both sides' sockets
+	if taken := body.taken.Load(); taken < maxPlan || taken > maxPlan+buffers {
+		t.Errorf("it took %d bytes; the limit is %d", taken, maxPlan)
+	}
+	if len(a.kept) != 0 {
+		t.Errorf("kept: %v", a.kept)
 	}
 }
 
