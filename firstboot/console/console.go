@@ -7,6 +7,7 @@
 package console
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -32,21 +33,44 @@ const queued = 256
 // NewLines writes to these terminals.
 func NewLines(paths []string) *Lines {
 	l := &Lines{queue: make(chan string, queued)}
-	files := make([]*os.File, 0, len(paths))
-	for _, path := range paths {
-		if f, err := os.OpenFile(path, os.O_WRONLY|unix.O_NOCTTY|unix.O_NONBLOCK, 0); err == nil {
-			files = append(files, f)
-		}
+	terminals := make([]terminal, len(paths))
+	for i, path := range paths {
+		terminals[i].path = path
 	}
 	go func() {
 		for line := range l.queue {
-			for _, f := range files {
-				f.SetWriteDeadline(time.Now().Add(2 * time.Second)) // a terminal that cannot be polled ignores it
-				io.WriteString(f, line)
+			for i := range terminals {
+				terminals[i].write(line)
 			}
 		}
 	}()
 	return l
+}
+
+// terminal is one that lines are written to.
+type terminal struct {
+	path string
+	file *os.File // nil while it is not open
+}
+
+// write opens the terminal again when it was hung up, which a login prompt does
+// to everybody else when it takes a line over (vhangup(2)).
+func (t *terminal) write(line string) {
+	for range 2 {
+		if t.file == nil {
+			f, err := os.OpenFile(t.path, os.O_WRONLY|unix.O_NOCTTY|unix.O_NONBLOCK, 0)
+			if err != nil {
+				return
+			}
+			t.file = f
+		}
+		t.file.SetWriteDeadline(time.Now().Add(2 * time.Second)) // a terminal that cannot be polled ignores it
+		if _, err := io.WriteString(t.file, line); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+			return
+		}
+		t.file.Close()
+		t.file = nil
+	}
 }
 
 // Show implements status.Watcher.

@@ -2,12 +2,15 @@ package console
 
 import (
 	"bytes"
+	"os"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/sirupsen/logrus"
+	"golang.org/x/sys/unix"
 
 	"github.com/slipwayhq/slipway/firstboot/status"
 )
@@ -48,6 +51,32 @@ func TestOnlyLinesThatDifferAreDrawnAgain(t *testing.T) {
 func TestALineCannotSteerATerminal(t *testing.T) {
 	if got := printable("a\x1b[2Jb\nc"); strings.ContainsAny(got, "\x1b\n") {
 		t.Errorf("%q", got)
+	}
+}
+
+func TestATerminalThatWasHungUpIsOpenedAgain(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "line")
+	if err := unix.Mkfifo(path, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	reader := func() *os.File {
+		f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return f
+	}
+	line := terminal{path: path}
+	before := reader()
+	line.write("one")
+	before.Close()
+	line.write("to nobody")
+	after := reader()
+	defer after.Close()
+	line.write("two")
+	got := make([]byte, 10)
+	if n, err := after.Read(got); string(got[:n]) != "two" {
+		t.Errorf("%q, %v", got[:n], err)
 	}
 }
 
