@@ -130,6 +130,26 @@ func TestATruncatedSeedStartsNothingAndTheWholeOneIsTakenUp(t *testing.T) {
 	m.until(t, "a member", func(r status.Report) bool { return r.Cluster != nil && r.Cluster.Node == "a-lb1" })
 }
 
+func TestANodeWhoseCertificatesHaveExpiredFailsUntilItsSeedIsWrittenAnew(t *testing.T) {
+	m := start(t)
+	m.Put(t, "/etc/machine-id", "0123456789abcdef0123456789abcdef\n")
+	m.Output(t, "ip", "link", "set", "dev", "lo", "up")
+	m.set("haproxy.service", "inactive")
+	c := membertest.Since(t, time.Now().AddDate(-5, 0, 0))
+	m.insertBlock(t, membertest.Text(t, c.Block(t, "a-lb1")))
+	m.powerOn(t)
+	r := m.untilState(t, status.Failed)
+	if s := step(r, "membership"); strings.Count(s.Error, "expired on") != 1 || !strings.Contains(s.Error, "write its seed anew") {
+		t.Errorf("membership: %+v", s)
+	}
+	if s := step(r, "role"); s.State != status.Pending && !strings.Contains(s.WaitingFor, "haproxy.service (held back") {
+		t.Errorf("role: %+v", s)
+	}
+	c.Begins = time.Now() // of new certificates
+	m.insertBlock(t, membertest.Text(t, c.Block(t, "a-lb1")))
+	m.until(t, "a member", func(r status.Report) bool { return r.Cluster != nil && r.Cluster.Node == "a-lb1" })
+}
+
 func TestASeedOfAnotherNodeChangesNothing(t *testing.T) {
 	m := start(t)
 	m.Put(t, "/etc/machine-id", "0123456789abcdef0123456789abcdef\n")

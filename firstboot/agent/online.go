@@ -36,6 +36,7 @@ func (r *run) online(ctx context.Context, tasks []steps.Task, all []steps.Step) 
 	r.begun(ctx, &beside, tasks)
 	seen := *r.node // as it is before any other step is applied to it
 	beside.Go(func() { r.observe(ctx, seen, tasks) })
+	r.settle() // what failed already may be why all that follows waits
 	for _, step := range all {
 		for {
 			err := r.apply(ctx, step)

@@ -158,7 +158,7 @@ func (m *Member) certificates(now time.Time) error {
 	if _, ok := m.Certificates[AgentCert]; !ok {
 		return fault.New(fault.Input, "certificates.%s: it is missing", AgentCert)
 	}
-	var timely []error
+	var untimely error // the first says enough: they are all made at the same time
 	for _, purpose := range slices.Sorted(maps.Keys(m.Certificates)) {
 		field := "certificates." + purpose
 		issuer := m.CA
@@ -182,10 +182,12 @@ func (m *Member) certificates(now time.Time) error {
 			m.Expires = certificate.NotAfter
 		}
 		for _, c := range []*x509.Certificate{certificate, issuer} {
-			timely = append(timely, validNow(field, c, now))
+			if err := validNow(field, c, now); err != nil && untimely == nil {
+				untimely = err
+			}
 		}
 	}
-	return errors.Join(timely...)
+	return untimely
 }
 
 // fits checks that a certificate is this node's, and its authority's.
