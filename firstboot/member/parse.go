@@ -29,7 +29,7 @@ type EarlyError struct {
 }
 
 func (e *EarlyError) Error() string {
-	return fmt.Sprintf("the clock says %s, which is before %s begins to be valid (%s)", day(e.Now), e.What, day(e.Begins))
+	return fmt.Sprintf("the clock says %s, which is before %s: %s is not valid yet", day(e.Now), day(e.Begins), e.What)
 }
 
 // ExpiredError says that a certificate is not valid any more by this machine's
