@@ -20,6 +20,9 @@ import (
 
 func TestMain(m *testing.M) { roletest.Main(m) }
 
+// patronictl is where profiles/database.bu has it.
+const patronictl = "/usr/local/bin/patronictl"
+
 // running is a node with its steps, as its agent has them.
 type running struct {
 	*roletest.Node
@@ -31,6 +34,7 @@ func boot(t *testing.T, m *member.Member) *running {
 	t.Helper()
 	n := &running{Node: roletest.Start(t, m), start: &Start{}}
 	n.Overlay("database")
+	n.Output(t, "ln", "-s", "/usr/lib/slipway/patroni", patronictl)
 	// There is no watchdog in a namespace.
 	n.Put(t, "/etc/patroni/conf.d/90-test.yml", "watchdog: {mode: \"off\"}\n")
 	n.Output(t, "chown", "-R", "root:postgres", "/etc/patroni")
@@ -185,7 +189,7 @@ func whatTheAgentWrote(t *testing.T, n *running) {
 	if err := n.start.Apply(t.Context(), n.Node.Node.Node); err != nil || len(n.Said.Changes) > 0 {
 		t.Errorf("a second start changed %q, %v", n.Said.Changes, err)
 	}
-	if list := n.Output(t, "env", "PATRONICTL_CONFIG_FILE=/etc/patroni/conf.d", "patronictl", "list"); strings.Count(list, "streaming") != 2 {
+	if list := n.Output(t, patronictl, "list"); strings.Count(list, "streaming") != 2 {
 		t.Errorf("patronictl list, as root:\n%s", list)
 	}
 }
@@ -194,7 +198,7 @@ func whatTheAgentWrote(t *testing.T, n *running) {
 // hand and the plan does not change stays.
 func parametersFollowThePlan(t *testing.T, nodes []*running) {
 	edit := func(n *running, words ...string) {
-		n.Output(t, append([]string{"env", "PATRONICTL_CONFIG_FILE=/etc/patroni/conf.d", "patronictl", "edit-config", "--force", "--quiet"}, words...)...)
+		n.Output(t, append([]string{patronictl, "edit-config", "--force", "--quiet"}, words...)...)
 	}
 	edit(nodes[0], "--set", "loop_wait=3", "--pg", "work_mem=5MB")
 	newer := *nodes[0].Member.Plan
@@ -225,7 +229,7 @@ func parametersFollowThePlan(t *testing.T, nodes []*running) {
 			t.Errorf("%s is %s, want %s", setting, got, want)
 		}
 	}
-	config := nodes[0].Output(t, "env", "PATRONICTL_CONFIG_FILE=/etc/patroni/conf.d", "patronictl", "show-config")
+	config := nodes[0].Output(t, patronictl, "show-config")
 	if !strings.Contains(config, "loop_wait: 3\n") || !strings.Contains(config, "work_mem: 5MB\n") {
 		t.Errorf("an operator's settings are gone:\n%s", config)
 	}
