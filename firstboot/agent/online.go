@@ -54,7 +54,7 @@ func (r *run) online(ctx context.Context, tasks []steps.Task, all []steps.Step) 
 		}
 	}
 	r.settle()
-	for sleep(ctx, watchRole) {
+	for node.Sleep(ctx, watchRole) {
 		if r.checkRole(ctx) {
 			r.settle()
 		}
@@ -106,7 +106,7 @@ func (r *run) persist(ctx context.Context, n *node.Node, task steps.Task) {
 		handle.End(err)
 		r.settle()
 		// Nodes that hinder each other shall not try again at the same moment.
-		if err == nil || !sleep(ctx, pause+rand.N(pause/4)) {
+		if err == nil || !node.Sleep(ctx, pause+rand.N(pause/4)) {
 			return
 		}
 	}
@@ -118,7 +118,7 @@ func (r *run) observe(ctx context.Context, n node.Node, tasks []steps.Task) {
 		r.tracker.Update(func(rep *status.Report) { rep.Cluster = nil })
 		return
 	}
-	for again := true; again; again = sleep(ctx, observeAgain) {
+	for again := true; again; again = node.Sleep(ctx, observeAgain) {
 		c := steps.Describe(n.Member)
 		for _, task := range tasks {
 			observer, ok := task.Step.(steps.Observer)
@@ -159,7 +159,7 @@ func separate(err error) []error {
 // nothing. It reports false if ctx ends before. To apply the step again and
 // again would tell the same story each time.
 func (r *run) roleMoves(ctx context.Context, was error) bool {
-	for sleep(ctx, retryRole) {
+	for node.Sleep(ctx, retryRole) {
 		health, err := steps.CheckRole(ctx, r.node)
 		if err == nil {
 			err = health.Err()

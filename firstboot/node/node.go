@@ -17,6 +17,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/slipwayhq/slipway/builder/boot/bootfacts"
 	"github.com/slipwayhq/slipway/builder/manifest"
@@ -97,6 +98,18 @@ type Seed struct {
 	Fingerprint string
 	// Slipway is the cluster's block in meta-data, as YAML; empty if there is none.
 	Slipway string
+}
+
+// Sleep reports whether it lasted to its end.
+func Sleep(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-timer.C:
+		return true
+	}
 }
 
 // Waiting says why the step under way waits, in a clause that stands as it is

@@ -141,10 +141,7 @@ func linked(ctx context.Context, n *node.Node, name string) bool {
 			up = true
 			continue
 		}
-		select {
-		case <-ctx.Done():
-		case <-time.After(20 * time.Millisecond):
-		}
+		node.Sleep(ctx, 20*time.Millisecond)
 	}
 	return false
 }

@@ -66,10 +66,8 @@ func device(ctx context.Context, n *node.Node, name string) (string, error) {
 			return "", fmt.Errorf("there is no such device after %s; attach the disk, or correct the name", diskPatience)
 		}
 		n.Waiting("waiting for the device %s", name)
-		select {
-		case <-ctx.Done():
+		if !node.Sleep(ctx, diskPause) {
 			return "", ctx.Err()
-		case <-time.After(diskPause):
 		}
 	}
 	n.Waiting("")

@@ -46,10 +46,8 @@ func (Role) Apply(ctx context.Context, n *node.Node) error {
 			return nil
 		}
 		n.Waiting("%s", strings.Join(waits, "; "))
-		select {
-		case <-ctx.Done():
+		if !node.Sleep(ctx, rolePause) {
 			return ctx.Err()
-		case <-time.After(rolePause):
 		}
 	}
 }

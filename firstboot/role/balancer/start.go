@@ -50,10 +50,8 @@ func (Start) Apply(ctx context.Context, n *node.Node) error {
 			return nil
 		}
 		n.Waiting("%v", err)
-		select {
-		case <-ctx.Done():
+		if !node.Sleep(ctx, pause) {
 			return fmt.Errorf("%w: %w", ctx.Err(), err)
-		case <-time.After(pause):
 		}
 	}
 }

@@ -51,19 +51,9 @@ func (s *Start) Apply(ctx context.Context, n *node.Node) error {
 			return nil
 		}
 		n.Waiting("%s", missing(c))
-		if !pause(ctx) {
+		if !node.Sleep(ctx, lookAgain) {
 			return ctx.Err()
 		}
-	}
-}
-
-// pause reports whether it lasted to its end.
-func pause(ctx context.Context) bool {
-	select {
-	case <-ctx.Done():
-		return false
-	case <-time.After(lookAgain):
-		return true
 	}
 }
 
@@ -95,7 +85,7 @@ func join(ctx context.Context, n *node.Node, m *member.Member, client *Client) e
 				}
 				// etcd takes no new member while another comes or goes.
 				n.Waiting("joining the others' etcd: %s", mtls.Words(err))
-				if !pause(ctx) {
+				if !node.Sleep(ctx, lookAgain) {
 					return ctx.Err()
 				}
 			}

@@ -63,18 +63,9 @@ func (s *Start) Apply(ctx context.Context, n *node.Node) error {
 			return nil
 		}
 		n.Waiting("%s", waits)
-		if !pause(ctx) {
+		if !node.Sleep(ctx, lookAgain) {
 			return ctx.Err()
 		}
-	}
-}
-
-func pause(ctx context.Context) bool {
-	select {
-	case <-ctx.Done():
-		return false
-	case <-time.After(lookAgain):
-		return true
 	}
 }
 
@@ -156,7 +147,7 @@ func initialized(ctx context.Context, n *node.Node) (key string, found bool, err
 			return key, found, nil
 		}
 		n.Waiting("etcd does not answer: %s", mtls.Words(err))
-		if !pause(ctx) {
+		if !node.Sleep(ctx, lookAgain) {
 			return "", false, ctx.Err()
 		}
 	}
@@ -194,7 +185,7 @@ func primaryAnswers(ctx context.Context, n *node.Node, rest *patroni) error {
 			}
 		}
 		n.Waiting("waiting for site %s's primary: %s", m.Site.StandbyOf, strings.Join(wrong, ", "))
-		if !pause(ctx) {
+		if !node.Sleep(ctx, lookAgain) {
 			return ctx.Err()
 		}
 	}
