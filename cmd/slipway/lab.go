@@ -142,8 +142,8 @@ const (
 	dialPause    = 250 * time.Millisecond
 )
 
-// dialPatiently tries again while the node does not take the connection: after a
-// power cut its agent may be ready before its SSH server is.
+// dialPatiently tries again while the node does not take the connection: one that
+// has just got power is not up yet.
 func dialPatiently(ctx context.Context, dial func(ctx context.Context, network, address string) (net.Conn, error), address string) (net.Conn, error) {
 	until := time.Now().Add(dialPatience)
 	for {
