@@ -151,7 +151,8 @@ func TestASeedOfAnotherNodeChangesNothing(t *testing.T) {
 	m.Put(t, "/etc/machine-id", "0123456789abcdef0123456789abcdef\n")
 	m.Output(t, "ip", "link", "set", "dev", "lo", "up")
 	c := membertest.New(t)
-	m.insertBlock(t, membertest.Text(t, c.Block(t, "a-lb1")))
+	own := membertest.Text(t, c.Block(t, "a-lb1"))
+	m.insertBlock(t, own)
 	off := m.powerOn(t)
 	member := func(r status.Report) bool { return r.Cluster != nil && step(r, "peers").State == status.Done }
 	m.until(t, "a member", member)
@@ -167,6 +168,27 @@ func TestASeedOfAnotherNodeChangesNothing(t *testing.T) {
 	}) {
 		t.Errorf("warnings: %+v", r.Warnings)
 	}
+	// The one that the node goes by is back, and nothing is wrong any more.
+	m.insertBlock(t, own)
+	m.until(t, "without a warning", func(r status.Report) bool { return len(r.Warnings) == 0 && member(r) })
+	if said := m.said("metadata has appeared"); said != 1 {
+		t.Errorf("metadata appeared %d times", said)
+	}
+}
+
+func TestAnotherSeedOfTheNodeIsTakenUpAfterOneThatWasRefused(t *testing.T) {
+	m := start(t)
+	m.Put(t, "/etc/machine-id", "0123456789abcdef0123456789abcdef\n")
+	m.Output(t, "ip", "link", "set", "dev", "lo", "up")
+	c := membertest.New(t)
+	m.insertBlock(t, membertest.Text(t, c.Block(t, "a-lb1")))
+	off := m.powerOn(t)
+	member := func(r status.Report) bool { return r.Cluster != nil && step(r, "peers").State == status.Done }
+	m.until(t, "a member", member)
+	off()
+	m.insertBlockOf(t, "db1", membertest.Text(t, c.Block(t, "a-db1")))
+	m.powerOn(t)
+	m.until(t, "a member again", member)
 	// The right one is taken up at once, and its arrival is the only new round.
 	m.insertBlockOf(t, "lb7", membertest.Text(t, c.Block(t, "a-lb1")))
 	m.until(t, "named as the right seed says", func(status.Report) bool { return m.File(t, "/etc/hostname") == "lb7\n" })

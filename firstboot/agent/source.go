@@ -155,7 +155,10 @@ func (s *source) look(ctx context.Context) bool {
 		var needs *datasource.NeedsNetworkError
 		return !datasource.IsNone(err) && !errors.As(err, &needs) && ctx.Err() == nil && err.Error() != s.trouble
 	}
-	return md.Fingerprint != s.current && md.Fingerprint != s.refused
+	if md.Fingerprint == s.current {
+		return s.trouble != "" // what was wrong in between is so no more
+	}
+	return md.Fingerprint != s.refused
 }
 
 func seedOf(md *datasource.Metadata) (*node.Seed, error) {
