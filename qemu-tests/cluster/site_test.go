@@ -1,0 +1,266 @@
+package clustertest
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/slipwayhq/slipway/firstboot/overview"
+	"github.com/slipwayhq/slipway/firstboot/plan"
+	"github.com/slipwayhq/slipway/firstboot/seeding"
+	"github.com/slipwayhq/slipway/firstboot/status"
+	"github.com/slipwayhq/slipway/firstboot/topology"
+	"github.com/slipwayhq/slipway/firstboot/vault"
+	"github.com/slipwayhq/slipway/qemu-tests/images"
+	"github.com/slipwayhq/slipway/qemu-tests/lab"
+	"github.com/slipwayhq/slipway/qemu-tests/labtest"
+)
+
+// formTime bounds the wait for a cluster to form. Six machines share the host's
+// processors under TCG; with KVM it is a tenth of that.
+const formTime = 25 * time.Minute
+
+// site is a PostgreSQL cluster in the lab, with what its administrator and a
+// client of its database have at hand.
+type site struct {
+	*labtest.Cluster
+	top       *topology.Topology
+	plan      *plan.Plan
+	admin     *tls.Config
+	authority *x509.CertPool
+	password  string // of the application's role
+	secrets   map[string]string
+}
+
+// newSite seeds a topology and makes its machines, powered off.
+func newSite(t *testing.T, file string) *site {
+	t.Helper()
+	dir := t.TempDir()
+	top, err := topology.Load(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	v, err := vault.Open(filepath.Join(dir, "store"), vault.Options{Cluster: top.Name, Create: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer v.Close()
+	if _, err := seeding.Write(t.Context(), top, v, filepath.Join(dir, "seeds"), seeding.Options{Formats: []seeding.Format{seeding.NoCloud}}); err != nil {
+		t.Fatal(err)
+	}
+	s := &site{top: top, secrets: map[string]string{}}
+	if s.plan, err = v.Plan(); err != nil {
+		t.Fatal(err)
+	}
+	cert, pool, err := v.AdminTLS()
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.authority, s.admin = pool, &tls.Config{Certificates: []tls.Certificate{cert}, RootCAs: pool}
+	for _, name := range v.SecretNames() {
+		if s.secrets[name], err = v.Secret(name); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.password = s.secrets[top.Databases[0].PasswordKey()]
+	s.Cluster = labtest.NewCluster(t, lab.ClusterConfig{
+		Topology: top, Images: filepath.Dir(images.Path(t, "db-master", "qcow2")),
+		Seeds: filepath.Join(dir, "seeds"), Dir: filepath.Join(dir, "machines"),
+	})
+	return s
+}
+
+// part is a part of the story, with the site bound to it.
+func (s *site) part(t *testing.T, name string, tell func(t *testing.T, s *site)) {
+	t.Helper()
+	if t.Failed() {
+		return // what follows stands on what has failed
+	}
+	t.Run(name, func(t *testing.T) {
+		in := *s
+		in.Cluster = s.In(t)
+		tell(t, &in)
+	})
+}
+
+// becomesWhole waits until all nodes are ready and nothing contradicts.
+func (s *site) becomesWhole() overview.Overview {
+	s.Helper()
+	return s.waits("be whole", func(o overview.Overview) bool { return o.ExitCode() == 0 && len(o.Contradictions) == 0 })
+}
+
+// waits looks at the cluster from outside until it is as wanted.
+func (s *site) waits(what string, want func(overview.Overview) bool) overview.Overview {
+	s.Helper()
+	deadline := time.Now().Add(formTime)
+	for {
+		o := s.Overview(s.plan, s.admin)
+		if want(o) {
+			return o
+		}
+		if time.Now().After(deadline) {
+			s.Fatalf("the cluster did not %s within %v:\n%s", what, formTime, o.Text(time.Now(), status.Plain))
+		}
+		select {
+		case <-s.Context().Done():
+			s.Fatal(s.Context().Err())
+		case <-time.After(2 * time.Second):
+		}
+	}
+}
+
+// connect opens the application's database as a client outside of the cluster
+// does: with TLS, and a server that must prove who it is.
+func (s *site) connect(ctx context.Context, address, role, password string) (*pgx.Conn, error) {
+	host, _, err := net.SplitHostPort(address)
+	if err != nil {
+		return nil, err
+	}
+	config, err := pgx.ParseConfig(fmt.Sprintf("postgres://%s@%s/%s", role, address, s.top.Databases[0].Name))
+	if err != nil {
+		return nil, err
+	}
+	config.Password = password
+	config.TLSConfig = &tls.Config{RootCAs: s.authority, ServerName: host, MinVersion: tls.VersionTLS12}
+	config.DialFunc = func(ctx context.Context, network, address string) (net.Conn, error) {
+		return s.Lab().Dial(ctx, address)
+	}
+	config.Fallbacks = []*pgconn.FallbackConfig{}
+	config.ConnectTimeout = 30 * time.Second
+	return pgx.ConnectConfig(ctx, config)
+}
+
+// query runs one statement in a connection of its own and returns its first
+// column as text, or "" if there is no row. It tries again until it gets through.
+func (s *site) query(address, sql string, args ...any) string {
+	s.Helper()
+	deadline := time.Now().Add(5 * time.Minute)
+	for {
+		answer, err := s.once(address, sql, args...)
+		if err == nil {
+			return answer
+		}
+		if time.Now().After(deadline) {
+			s.Fatalf("%s at %s: %v\n%s", sql, address, err, s.Overview(s.plan, s.admin).Text(time.Now(), status.Plain))
+		}
+	}
+}
+
+func (s *site) once(address, sql string, args ...any) (string, error) {
+	ctx, cancel := context.WithTimeout(s.Context(), time.Minute)
+	defer cancel()
+	conn, err := s.connect(ctx, address, s.top.Databases[0].Owner, s.password)
+	if err != nil {
+		return "", err
+	}
+	defer conn.Close(ctx)
+	rows, err := conn.Query(ctx, sql, args...)
+	if err != nil {
+		return "", err
+	}
+	defer rows.Close()
+	var answer string
+	for rows.Next() {
+		values, err := rows.Values()
+		if err != nil {
+			return "", err
+		}
+		if len(values) > 0 && answer == "" {
+			answer = fmt.Sprint(values[0])
+		}
+	}
+	return answer, rows.Err()
+}
+
+// readWrite and readOnly are where clients find the database.
+func (s *site) readWrite() string {
+	v := s.plan.VIPs[0]
+	return net.JoinHostPort(v.Address.Addr().String(), fmt.Sprint(v.ReadWrite))
+}
+
+func (s *site) readOnly() string {
+	v := s.plan.VIPs[0]
+	return net.JoinHostPort(v.Address.Addr().String(), fmt.Sprint(v.ReadOnly))
+}
+
+// remembers writes a line through the virtual address and sees it on every
+// database node, of both sites.
+func (s *site) remembers(line string) {
+	s.Helper()
+	s.query(s.readWrite(), "create table if not exists lines (line text primary key, at timestamptz default now())")
+	s.query(s.readWrite(), "insert into lines (line) values ($1) on conflict do nothing", line)
+	s.stillKnows(line)
+}
+
+// stillKnows reads a line on every database node, over the network.
+func (s *site) stillKnows(line string) {
+	s.Helper()
+	for _, n := range s.plan.Nodes {
+		if !plan.DatabaseRole(n.Role) || !s.isOn(n.Name) {
+			continue
+		}
+		address := net.JoinHostPort(n.Address.String(), "5432")
+		deadline := time.Now().Add(2 * time.Minute)
+		for s.query(address, "select line from lines where line = $1", line) != line {
+			if time.Now().After(deadline) {
+				s.Fatalf("%s does not know the line %q that was acknowledged", n.Name, line)
+			}
+		}
+	}
+}
+
+func (s *site) isOn(name string) bool {
+	return slices.ContainsFunc(s.Lab().Nodes(), func(n lab.NodeState) bool { return n.Name == name && n.On })
+}
+
+// holder is the node that has the virtual address, by the nodes' own word.
+func holder(o overview.Overview) string {
+	var held []string
+	for _, n := range o.Nodes {
+		if n.Report == nil || n.Report.Cluster == nil {
+			continue
+		}
+		for _, v := range n.Report.Cluster.VIPs {
+			if v.Held {
+				held = append(held, n.Name)
+			}
+		}
+	}
+	return strings.Join(held, " and ")
+}
+
+// primary is the node that says that it is the writable leader.
+func primary(o overview.Overview) string {
+	for _, n := range o.Nodes {
+		if n.Report == nil || n.Report.Cluster == nil || n.Report.Cluster.Database == nil {
+			continue
+		}
+		for _, m := range n.Report.Cluster.Database.Members {
+			if m.Node == n.Name && m.Role == "leader" && m.State == "running" {
+				return n.Name
+			}
+		}
+	}
+	return ""
+}
+
+// example is a topology that the project ships.
+func example(t *testing.T, name string) string {
+	t.Helper()
+	path := filepath.Join("..", "..", "examples", name, "cluster.yaml")
+	if _, err := os.Stat(path); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
