@@ -20,7 +20,7 @@ import (
 
 // Times of the wait for nodes.
 const (
-	lookEvery  = time.Second
+	lookEvery  = 3 * time.Second // each look starts a program in every guest
 	reportTime = 6 * time.Second // for a node to say how it is
 )
 

@@ -20,7 +20,7 @@ import (
 const (
 	retryRole    = 5 * time.Second // after a service failed
 	watchRole    = 10 * time.Second
-	observeAgain = 5 * time.Second
+	observeAgain = 10 * time.Second
 	observeLimit = 4 * time.Second // for one observer
 	// A task that failed is begun again after retryFirst, then after twice as long
 	// each time, up to retryLongest.

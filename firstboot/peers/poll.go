@@ -18,8 +18,8 @@ import (
 )
 
 const (
-	askSoon  = 3 * time.Second // while somebody is missing
-	askLater = 10 * time.Second
+	askSoon  = 5 * time.Second // while somebody is missing
+	askLater = 15 * time.Second
 	atOnce   = 8
 	// expirySoon is how long before it a certificate's end is a problem.
 	expirySoon = 30 * 24 * time.Hour

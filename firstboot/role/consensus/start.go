@@ -13,7 +13,7 @@ import (
 )
 
 // lookAgain is how often members are asked while a quorum is missing.
-const lookAgain = time.Second
+const lookAgain = 2 * time.Second
 
 // Start starts the member, unless its data belongs to somebody else, and waits
 // until it is part of a quorum.

@@ -18,7 +18,7 @@ import (
 )
 
 // lookAgain is how often it is looked at what is waited for.
-const lookAgain = time.Second
+const lookAgain = 2 * time.Second
 
 // Start starts Patroni, unless the data directory is not this cluster's, waits
 // until this node leads or streams, and makes the plan's databases where it leads.

@@ -26,7 +26,7 @@ type Start struct{}
 
 func (Start) Name() string { return "vip" }
 
-const pause = time.Second
+const pause = 2 * time.Second
 
 // Apply implements steps.Step.
 func (Start) Apply(ctx context.Context, n *node.Node) error {
