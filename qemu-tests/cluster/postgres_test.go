@@ -154,7 +154,7 @@ func TestPostgresPair(t *testing.T) {
 	s.part(t, "the replica comes first and waits with a reason", func(t *testing.T, s *site) {
 		s.Start("db2")
 		s.waits("say what it waits for", func(o overview.Overview) bool {
-			return strings.Contains(waitsOf(o, "db2"), "1 of 3")
+			return strings.Contains(waitsOf(o, "db2"), "of 3 members of etcd")
 		})
 	})
 	s.part(t, "the others come and the cluster forms", func(t *testing.T, s *site) {
