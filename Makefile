@@ -8,7 +8,7 @@ FORMATS ?= qcow2,ova
 # A test process may use both cores; boots run two machines at a time.
 TEST_TIMEOUT ?= 60m
 
-.PHONY: appliances test unit bench orders fuzz lint setup clean help
+.PHONY: appliances test unit bench long fuzz lint setup clean help
 
 help:
 	@sed -n 's/^## //p' Makefile
@@ -33,14 +33,14 @@ bench: setup bin/slipway
 fuzz:
 	qemu-tests/fuzz-all $(or $(FUZZTIME),30s)
 
-## make orders       five bring-ups of a cluster, powered on in different orders, with figures
-orders: setup bin/slipway
-	$(GO) test -tags orders -run TestOrders -timeout 3h -v ./qemu-tests/cluster
+## make long         the cluster stories that take an hour: two sites, five orders of power-on with figures
+long: setup bin/slipway
+	$(GO) test -tags long -run 'TestPostgresHA|TestOrders' -timeout 3h -v ./qemu-tests/cluster
 
 lint:
 	@fmt=$$(gofmt -l cmd builder firstboot internal qemu-tests); [ -z "$$fmt" ] || { echo "gofmt: $$fmt"; exit 1; }
 	$(GO) vet ./...
-	$(GO) vet -tags orders ./qemu-tests/cluster
+	$(GO) vet -tags long ./qemu-tests/cluster
 
 setup:
 	@qemu-tests/setup

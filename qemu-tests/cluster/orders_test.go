@@ -1,4 +1,4 @@
-//go:build orders
+//go:build long
 
 package clustertest
 
@@ -24,7 +24,7 @@ import (
 // with new disks, and prints how long it took and where the time went. It takes
 // the better part of an hour under TCG, so it is no part of make test:
 //
-//	make orders
+//	make long
 func TestOrders(t *testing.T) {
 	seed := uint64(time.Now().UnixNano())
 	if text := os.Getenv("SLIPWAY_SEED"); text != "" {
