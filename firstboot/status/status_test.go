@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/slipwayhq/slipway/firstboot/node"
+	"github.com/slipwayhq/slipway/internal/fault"
 )
 
 type watcher struct{ lines []string }
@@ -91,5 +92,14 @@ func TestTheAgentAnswersAndItsLastReportStaysBehind(t *testing.T) {
 	}
 	if r, live, err = Ask(t.Context(), dir+"/nobody", last); err != nil || live || r.Role != "balancer" {
 		t.Errorf("%+v, live %v, %v", r, live, err)
+	}
+}
+
+func TestAStepThatFailsSaysHowToMendIt(t *testing.T) {
+	tracker := NewTracker(Report{}, time.Now)
+	tracker.Begin([]string{"database"})
+	tracker.Step("database").End(fault.New(fault.Input, "the data directory is another cluster's").WithMend("move it away"))
+	if got := tracker.Report().Steps[0].Error; got != "the data directory is another cluster's (to mend it: move it away)" {
+		t.Error(got)
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/slipwayhq/slipway/firstboot/node"
+	"github.com/slipwayhq/slipway/internal/fault"
 )
 
 // Level says how loud a line is.
@@ -130,14 +131,23 @@ func (h *StepHandle) End(err error) {
 	end := func(state StepState, text string) func(*Step) {
 		return func(s *Step) { s.State, s.Since, s.WaitingFor, s.Error = state, h.tracker.now().UTC(), "", text }
 	}
-	if was := h.step(); err != nil && was.State == Broken && was.Error == err.Error() {
+	if err == nil {
+		h.change(Info, end(Done, ""))
 		return
 	}
-	if err != nil {
-		h.change(Error, end(Broken, err.Error()), h.name+": "+err.Error())
+	text := told(err)
+	if was := h.step(); was.State == Broken && was.Error == text {
 		return
 	}
-	h.change(Info, end(Done, ""))
+	h.change(Error, end(Broken, text), h.name+": "+text)
+}
+
+// told is an error with what a person can do about it, if it says.
+func told(err error) string {
+	if mend := fault.Mend(err); mend != "" {
+		return err.Error() + " (to mend it: " + mend + ")"
+	}
+	return err.Error()
 }
 
 // Waiting implements node.Reporter. A step that waits is under way, also if it
