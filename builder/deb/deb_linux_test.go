@@ -265,6 +265,35 @@ usr/bin/su2 urwxr-xr-x ./usr/bin/su`
 	}
 }
 
+// base-files ships /lib64, through which every program is started, while others
+// are being unpacked by dpkg-deb out of the same tree.
+func TestALinkThatStandsAlreadyIsNeverMissing(t *testing.T) {
+	dir := t.TempDir()
+	link := filepath.Join(dir, "lib64")
+	if err := os.Symlink("usr/lib64", link); err != nil {
+		t.Fatal(err)
+	}
+	before, err := os.Lstat(link)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, target := range []string{"usr/lib64", "usr/lib32"} {
+		if _, err := unpack(t, dir, deb.Options{}, tar.Header{Name: "./lib64", Typeflag: tar.TypeSymlink, Linkname: target}); err != nil {
+			t.Fatal(err)
+		}
+		after, err := os.Lstat(link)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if target == "usr/lib64" && !os.SameFile(before, after) {
+			t.Error("the link was made anew, although it led there already")
+		}
+		if got := listing(t, dir); got != "lib64 Lrwxrwxrwx -> "+target {
+			t.Errorf("got:\n%s", got)
+		}
+	}
+}
+
 func TestLinksLeadPackagesAroundInTheRootButNeverOut(t *testing.T) {
 	outside := t.TempDir()
 	dir := t.TempDir()

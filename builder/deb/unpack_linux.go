@@ -204,10 +204,17 @@ func (u *unpacker) symlink(dir int, base string, h *tar.Header) error {
 		if st.Mode&unix.S_IFMT == unix.S_IFDIR {
 			return nil // dpkg keeps a directory where a package has a link
 		}
-		if err := unix.Unlinkat(dir, base, 0); err != nil {
+		// Programs may run in this tree meanwhile, through /lib64 for one, which
+		// base-files ships too: the link must not be missing for a moment.
+		var target [4096]byte
+		if n, linkErr := unix.Readlinkat(dir, base, target[:]); linkErr == nil && string(target[:n]) == h.Linkname {
+			return setTime(dir, base, h)
+		}
+		beside := base + ".slipway-new"
+		if err := unix.Symlinkat(h.Linkname, dir, beside); err != nil {
 			return err
 		}
-		err = unix.Symlinkat(h.Linkname, dir, base)
+		err = unix.Renameat(dir, beside, dir, base)
 	}
 	if err != nil {
 		return err
