@@ -27,6 +27,10 @@ import (
 	"github.com/slipwayhq/slipway/qemu-tests/labtest"
 )
 
+// askAgain is the pause between two looks at something that is waited for: the
+// guests share the host's processors with whoever looks.
+const askAgain = 2 * time.Second
+
 // formTime bounds the wait for a cluster to form. Six machines share the host's
 // processors under TCG; with KVM it is a tenth of that.
 const formTime = 25 * time.Minute
@@ -112,11 +116,7 @@ func (s *site) waits(what string, want func(overview.Overview) bool) overview.Ov
 		if time.Now().After(deadline) {
 			s.Fatalf("the cluster did not %s within %v:\n%s", what, formTime, o.Text(time.Now(), status.Plain))
 		}
-		select {
-		case <-s.Context().Done():
-			s.Fatal(s.Context().Err())
-		case <-time.After(2 * time.Second):
-		}
+		time.Sleep(askAgain)
 	}
 }
 
@@ -154,6 +154,7 @@ func (s *site) query(address, sql string, args ...any) string {
 		if time.Now().After(deadline) {
 			s.Fatalf("%s at %s: %v\n%s", sql, address, err, s.Overview(s.plan, s.admin).Text(time.Now(), status.Plain))
 		}
+		time.Sleep(askAgain)
 	}
 }
 
@@ -216,6 +217,7 @@ func (s *site) stillKnows(line string) {
 			if time.Now().After(deadline) {
 				s.Fatalf("%s does not know the line %q that was acknowledged", n.Name, line)
 			}
+			time.Sleep(askAgain)
 		}
 	}
 }
