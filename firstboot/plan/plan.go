@@ -18,8 +18,13 @@ import (
 // Format is the version of a plan's layout.
 const Format = 1
 
-// APIPort is where agents answer each other, over mutual TLS.
-const APIPort = 7420
+// Ports that nodes of a cluster reach each other on, each over TLS.
+const (
+	APIPort      = 7420 // agents
+	PatroniPort  = 8008 // Patroni's REST API
+	EtcdPort     = 2379 // etcd, for clients
+	EtcdPeerPort = 2380 // etcd, for its other members
+)
 
 // Plan is a cluster, worked out.
 type Plan struct {

@@ -8,7 +8,7 @@ import (
 )
 
 // takenPorts are those that something else on a balancer listens on.
-var takenPorts = map[int]string{22: "SSH", 2379: "etcd", 2380: "etcd", 8008: "Patroni", plan.APIPort: "the agent"}
+var takenPorts = map[int]string{22: "SSH", plan.EtcdPort: "etcd", plan.EtcdPeerPort: "etcd", plan.PatroniPort: "Patroni", plan.APIPort: "the agent"}
 
 // virtual checks the virtual addresses and who may hold them.
 func (c *checker) virtual() {

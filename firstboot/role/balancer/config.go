@@ -22,6 +22,7 @@ type settings struct {
 	// ReadWrite and ReadOnly are the addresses that HAProxy listens on.
 	ReadWrite, ReadOnly []netip.AddrPort
 	Servers             []server
+	PatroniPort         int // where their health is asked for
 	// Standby is a site whose leader is no primary before it is promoted.
 	Standby bool
 	Lag     int64 // bytes that a replica may lack and still be read from; 0: any
@@ -65,7 +66,7 @@ func render(m *member.Member) (string, error) {
 // settle reads the settings out of the plan.
 func settle(m *member.Member) (*settings, error) {
 	s := &settings{
-		Cluster: m.Plan.Cluster, Site: m.Site.Name,
+		Cluster: m.Plan.Cluster, Site: m.Site.Name, PatroniPort: plan.PatroniPort,
 		Standby: m.Site.StandbyOf != "", Lag: m.Site.Patroni.MaximumLag,
 		Brokers: slices.ContainsFunc(m.Plan.Nodes, func(n plan.Node) bool { return n.Role == "broker" }),
 	}

@@ -73,7 +73,7 @@ type bootstrap struct {
 func staticCluster(m *member.Member) string {
 	var members []string
 	for _, peer := range m.Plan.ConsensusNodes(m.Site.Name) {
-		members = append(members, peer.Name+"="+url(peer.Address, peerPort))
+		members = append(members, peer.Name+"="+url(peer.Address, plan.EtcdPeerPort))
 	}
 	return strings.Join(members, ",")
 }
@@ -83,7 +83,7 @@ func url(address netip.Addr, port uint16) string {
 }
 
 // Endpoint is where a member answers clients.
-func Endpoint(n plan.Node) string { return url(n.Address, clientPort) }
+func Endpoint(n plan.Node) string { return url(n.Address, plan.EtcdPort) }
 
 // Token names a site's etcd cluster among all others in the world.
 func Token(m *member.Member) string { return m.Plan.ID + "-" + m.Site.Scope }
@@ -100,15 +100,15 @@ func render(m *member.Member, b bootstrap) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	listen := []string{url(m.Self.Address, clientPort)}
+	listen := []string{url(m.Self.Address, plan.EtcdPort)}
 	if loopback := netip.AddrFrom4([4]byte{127, 0, 0, 1}); m.Self.Address != loopback {
-		listen = append(listen, url(loopback, clientPort))
+		listen = append(listen, url(loopback, plan.EtcdPort))
 	}
 	slices.Sort(listen)
 	var text strings.Builder
 	err = t.Execute(&text, map[string]any{
 		"Name": m.Self.Name, "DataDir": memberDir(m), "PKI": pkiDir, "Token": Token(m),
-		"ListenClient": strings.Join(listen, ","), "Client": url(m.Self.Address, clientPort), "Peer": url(m.Self.Address, peerPort),
+		"ListenClient": strings.Join(listen, ","), "Client": url(m.Self.Address, plan.EtcdPort), "Peer": url(m.Self.Address, plan.EtcdPeerPort),
 		"Initial": b.cluster, "State": b.state,
 		"Retry": m.Site.Patroni.RetryTimeout, "Election": election(m.Site.Patroni), "Heartbeat": election(m.Site.Patroni) / 10,
 	})

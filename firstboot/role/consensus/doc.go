@@ -19,12 +19,10 @@ const (
 	// Unit is etcd's.
 	Unit = "etcd.service"
 
-	user       = "etcd"
-	envPath    = "/etc/default/etcd"
-	pkiDir     = "/etc/etcd/pki"
-	dataDir    = "/var/lib/etcd"
-	clientPort = 2379
-	peerPort   = 2380
+	user    = "etcd"
+	envPath = "/etc/default/etcd"
+	pkiDir  = "/etc/etcd/pki"
+	dataDir = "/var/lib/etcd"
 )
 
 var scopeForm = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,127}$`)

@@ -8,6 +8,7 @@ import (
 
 	"github.com/slipwayhq/slipway/firstboot/member"
 	"github.com/slipwayhq/slipway/firstboot/node"
+	"github.com/slipwayhq/slipway/firstboot/plan"
 	"github.com/slipwayhq/slipway/firstboot/role/mtls"
 	"github.com/slipwayhq/slipway/internal/fault"
 )
@@ -62,7 +63,7 @@ func (s *Start) Apply(ctx context.Context, n *node.Node) error {
 // that was added to the plan later comes in, and one that has lost its disk does
 // not vote a second time on what it has voted on before.
 func join(ctx context.Context, n *node.Node, m *member.Member, client *Client) error {
-	own := url(m.Self.Address, peerPort)
+	own := url(m.Self.Address, plan.EtcdPeerPort)
 	for _, at := range client.urls {
 		if at == Endpoint(m.Self) {
 			continue

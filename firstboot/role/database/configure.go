@@ -114,14 +114,14 @@ func render(m *member.Member, memory mebibytes) (string, error) {
 	}
 	var members []string
 	for _, peer := range m.Plan.ConsensusNodes(m.Site.Name) {
-		members = append(members, netip.AddrPortFrom(peer.Address, 2379).String())
+		members = append(members, netip.AddrPortFrom(peer.Address, plan.EtcdPort).String())
 	}
 	if len(members) == 0 {
 		return "", fault.New(fault.Input, "the plan names no node that runs etcd for site %s", m.Site.Name)
 	}
 	data := map[string]any{
-		"Site": m.Site, "Self": m.Self, "PKI": pkiDir, "RestPort": restPort, "RestPassword": restPassword(m),
-		"RestAddress": netip.AddrPortFrom(m.Self.Address, restPort).String(),
+		"Site": m.Site, "Self": m.Self, "PKI": pkiDir, "RestPort": plan.PatroniPort, "RestPassword": restPassword(m),
+		"RestAddress": netip.AddrPortFrom(m.Self.Address, plan.PatroniPort).String(),
 		"Address":     netip.AddrPortFrom(m.Self.Address, uint16(m.Site.Postgres.Port)).String(),
 		"Consensus":   members, "Roles": []string{"superuser", "replication", "rewind"},
 		"MiB": int(memory), "Memory": memorySettings(memory, m.Site.Postgres), "Access": access(m.Plan), "Bootstrap": "",

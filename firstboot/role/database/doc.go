@@ -35,7 +35,6 @@ const (
 	pkiDir      = "/etc/patroni/pki"
 	secretsPath = "/var/lib/slipway/database.env"
 	recordPath  = "/var/lib/slipway/database.json"
-	restPort    = 8008
 )
 
 // Roles that Patroni makes for itself.
@@ -49,7 +48,9 @@ const (
 func runs(m *member.Member) bool { return m != nil && plan.DatabaseRole(m.Self.Role) }
 
 // rest is where a node's Patroni answers.
-func rest(n plan.Node) string { return "https://" + netip.AddrPortFrom(n.Address, restPort).String() }
+func rest(n plan.Node) string {
+	return "https://" + netip.AddrPortFrom(n.Address, plan.PatroniPort).String()
+}
 
 // restPassword is what Patroni's members and patronictl show each other, beside a
 // certificate, before something is changed: the authority also vouches for

@@ -258,7 +258,7 @@ var commands = map[string]struct {
 	argv      []string
 }{
 	"etcd.service":    {"etcd", "/etc/default/etcd", []string{"/usr/bin/etcd"}},
-	"patroni.service": {"postgres", "/var/lib/slipway/database.env", []string{"/usr/bin/patroni", "/etc/patroni/conf.d"}},
+	"patroni.service": {"postgres", "/var/lib/slipway/database.env", []string{"/usr/lib/slipway/patroni"}},
 }
 
 // StartUnit starts a unit unless it runs or is held.

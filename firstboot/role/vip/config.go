@@ -45,10 +45,8 @@ type instance struct {
 	Address   netip.Prefix
 }
 
-const (
-	healthURL   = "http://127.0.0.1:8404/healthz" // HAProxy's, see package balancer
-	patroniPort = 8008
-)
+// healthURL is HAProxy's, see package balancer.
+const healthURL = "http://127.0.0.1:8404/healthz"
 
 // word is what may stand as a name in the configuration.
 var word = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9._-]{0,62})$`)
@@ -96,7 +94,7 @@ func settle(m *member.Member, find card) (*settings, error) {
 // question is the check of a kind of holder.
 func question(m *member.Member, on plan.Holder) check {
 	if on == plan.OnDatabases {
-		url := fmt.Sprintf("https://%s/primary", netip.AddrPortFrom(m.Self.Address, patroniPort))
+		url := fmt.Sprintf("https://%s/primary", netip.AddrPortFrom(m.Self.Address, plan.PatroniPort))
 		// The first word of a new primary counts: nobody else can hold the address.
 		return check{Name: "primary", URL: url, CA: authorityPath, Rise: 1}
 	}
