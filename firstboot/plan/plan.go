@@ -200,6 +200,16 @@ func (p *Plan) HeldBy(name string) []VIP {
 	return held
 }
 
+// Answers are the virtual addresses behind which clients meet a service of a
+// node, whoever holds them: a balancer hands TLS through, and after a promotion
+// a site's databases may answer at any address of the cluster.
+func (p *Plan) Answers(name string) []VIP {
+	if n, err := p.Node(name); err == nil && DatabaseRole(n.Role) {
+		return p.VIPs
+	}
+	return p.HeldBy(name)
+}
+
 // Peers are all nodes but one, by name.
 func (p *Plan) Peers(name string) []Node {
 	return p.nodes(func(n Node) bool { return n.Name != name })

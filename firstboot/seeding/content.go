@@ -3,6 +3,7 @@ package seeding
 import (
 	"bytes"
 	"net/netip"
+	"slices"
 	"time"
 
 	"gopkg.in/yaml.v3"
@@ -60,11 +61,11 @@ func (w *writer) requests(n topology.Node) []pki.Request {
 	agent.URI = pki.NodeURI(w.v.ID(), n.Name)
 	out := []pki.Request{agent}
 	database := plan.DatabaseRole(n.Role)
-	if held := w.plan.HeldBy(n.Name); database || len(held) > 0 || n.Role == "balancer" {
+	if database || n.Role == "balancer" {
 		service := request(member.ServiceCert)
-		for _, v := range held {
-			service.Names = append(service.Names[:len(service.Names):len(service.Names)], v.Names...)
-			service.Addresses = append(service.Addresses[:len(service.Addresses):len(service.Addresses)], v.Address.Addr())
+		for _, v := range w.plan.Answers(n.Name) {
+			service.Names = append(slices.Clip(service.Names), v.Names...)
+			service.Addresses = append(slices.Clip(service.Addresses), v.Address.Addr())
 		}
 		out = append(out, service)
 	}
