@@ -46,6 +46,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 		Commands: []*cli.Command{
 			{Name: "agent", Usage: "run as the daemon", Action: func(*cli.Context) error { return daemon(ctx, stderr) }},
 			statusCommand(ctx, stdout, &code),
+			auditCommand(stdout),
 			{Name: "version", Usage: "print the version of this program", Action: func(*cli.Context) error {
 				_, err := fmt.Fprintln(stdout, "firstboot", version())
 				return err

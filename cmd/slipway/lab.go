@@ -38,15 +38,20 @@ type labSession struct {
 // beginLab reads the arguments of a lab command: a topology file, which is
 // cluster.yaml if there are none, and names of its nodes.
 func beginLab(c *cli.Context) (*labSession, error) {
+	return beginLabOf(c, cmp.Or(c.Args().First(), topologyFile), c.Args().Tail())
+}
+
+// beginLabOf is beginLab for a file and names that were read already.
+func beginLabOf(c *cli.Context, file string, names []string) (*labSession, error) {
 	s, err := begin(c)
 	if err != nil {
 		return nil, err
 	}
-	l := &labSession{session: s, file: cmp.Or(c.Args().First(), topologyFile)}
+	l := &labSession{session: s, file: file}
 	if l.topology, err = topology.Load(l.file); err != nil {
 		return nil, err
 	}
-	for _, name := range c.Args().Tail() {
+	for _, name := range names {
 		if name == "--" {
 			break
 		}

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/term"
 
 	"github.com/slipwayhq/slipway/firstboot/overview"
+	"github.com/slipwayhq/slipway/firstboot/pki"
 	"github.com/slipwayhq/slipway/firstboot/plan"
 	"github.com/slipwayhq/slipway/firstboot/status"
 	"github.com/slipwayhq/slipway/firstboot/vault"
@@ -118,7 +119,7 @@ func (l *labSession) asker(c *cli.Context, inLab bool) (func(context.Context) (*
 	}
 	return func(ctx context.Context) (*clusterStatus, error) {
 		// The certificate is good for a short time, and a watch may last longer.
-		cert, authorities, err := v.AdminTLS()
+		cert, authorities, err := v.AdminTLS(pki.AdminRead)
 		if err != nil {
 			return nil, err
 		}

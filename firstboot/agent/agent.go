@@ -85,7 +85,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	}
 	r.source.refuses = r.membership.Refuses
 	r.membership.Unknown = func() bool { return r.source.needsNetwork }
-	service := peers.New(t.Report, r.newPlan)
+	service := peers.New(t.Report, r.newPlan, r.actions())
 	if a.Dial != nil {
 		service.Dial = a.Dial
 	}

@@ -123,3 +123,20 @@ func (n Node) cluster() *status.Cluster {
 	}
 	return n.Report.Cluster
 }
+
+// Node finds a node by its name.
+func (o Overview) Node(name string) (Node, bool) {
+	for _, n := range o.Nodes {
+		if n.Name == name {
+			return n, true
+		}
+	}
+	return Node{}, false
+}
+
+// Word is what a node says of its cluster; nil if it does not answer, or knows of
+// none.
+func (o Overview) Word(node string) *status.Cluster {
+	n, _ := o.Node(node)
+	return n.cluster()
+}

@@ -29,7 +29,7 @@ type town struct {
 func build(t *testing.T) *town {
 	t.Helper()
 	c := membertest.New(t)
-	admin, err := c.Authority.IssueAdmin(pki.AdminRead, c.Begins)
+	admin, err := c.Authority.IssueAdmin(pki.AdminRead, "tests", c.Begins)
 	if err != nil {
 		t.Fatal(err)
 	}

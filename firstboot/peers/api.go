@@ -7,10 +7,16 @@
 // another agent sends is trusted further than its certificate goes: every
 // answer has limits in size and time, and a plan counts by its signature.
 //
-//	GET /v1/hello   who the node is and how it is, briefly
-//	GET /v1/status  status.Report, as `firstboot status --json` prints it
-//	GET /v1/plan    the newest plan it knows, signed
-//	PUT /v1/plan    takes a newer plan; nodes only
+//	GET  /v1/hello         who the node is and how it is, briefly
+//	GET  /v1/status        status.Report, as `firstboot status --json` prints it
+//	GET  /v1/plan          the newest plan it knows, signed
+//	PUT  /v1/plan          takes a newer plan
+//	POST /v1/actions/NAME  has the node do something (package actions)
+//	GET  /v1/audit         what it was made to do, and by whom
+//
+// Nodes may do the first four. Administrators may look with the right pki.AdminRead;
+// what changes something (PUT and POST) takes pki.AdminWrite, and stands in the audit
+// log. Neither right is part of the other.
 //
 // Every node says in its requests which machine it is. An agent that hears of
 // two machines with the name of one node refuses the newcomer (409) as long as
@@ -51,9 +57,11 @@ type Hello struct {
 // helloFormat is the version of Hello.
 const helloFormat = 1
 
-// refusal is the body of an answer that is an error.
+// refusal is the body of an answer that is an error, as package actions has it too.
 type refusal struct {
 	Error   string `json:"error"`
+	Mend    string `json:"mend,omitempty"`
+	Class   string `json:"class,omitempty"`
 	Machine string `json:"machine,omitempty"` // the one that has the caller's name
 }
 

@@ -138,10 +138,19 @@ func (c *client) ask(ctx context.Context, method, path string, body []byte, most
 		json.Unmarshal(data, &why)
 		return nil, &conflictError{machine: why.Machine[:min(len(why.Machine), 16)]}
 	case response.StatusCode/100 != 2:
-		return nil, fmt.Errorf("answered with status %d", response.StatusCode)
+		return nil, &statusError{response.StatusCode, data}
 	}
 	return data, nil
 }
+
+// statusError is an answer that is neither what was asked for nor a conflict. What
+// its body says is for administrators; a node believes no more than the status.
+type statusError struct {
+	code int
+	body []byte
+}
+
+func (e *statusError) Error() string { return fmt.Sprintf("answered with status %d", e.code) }
 
 // Fetch asks the agent of a node for its report, as JSON.
 func Fetch(ctx context.Context, n plan.Node, config *tls.Config, dial func(context.Context, string, string) (net.Conn, error)) ([]byte, error) {

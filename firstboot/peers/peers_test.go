@@ -17,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/slipwayhq/slipway/firstboot/actions"
 	"github.com/slipwayhq/slipway/firstboot/member"
 	"github.com/slipwayhq/slipway/firstboot/membertest"
 	"github.com/slipwayhq/slipway/firstboot/node"
@@ -75,7 +76,8 @@ func (s *street) agent(t testing.TB, m *member.Member, machine string) *agent {
 		}
 	}
 	a.Service = New(func() status.Report { return status.Report{State: status.Ready, Role: m.Self.Role} },
-		func(p *plan.Plan, _ plan.Signed) error { a.kept = append(a.kept, p.Generation); return nil })
+		func(p *plan.Plan, _ plan.Signed) error { a.kept = append(a.kept, p.Generation); return nil },
+		&actions.Server{Log: &actions.Log{Path: a.node.Path(actions.LogPath)}})
 	a.Service.Dial = s.dial
 	a.Service.polling = true // the test asks by itself
 	a.Service.Listen = func() (net.Listener, error) {
@@ -281,9 +283,9 @@ func TestTheAPIAnswersThoseOfTheClusterAlone(t *testing.T) {
 		{"a node", of(c, member.AgentCert), "GET", "/v1/plan", 200},
 		{"a node", of(c, member.AgentCert), "PUT", "/v1/plan", 400},
 		{"a node", of(c, member.AgentCert), "POST", "/v1/status", 405},
-		{"an administrator", pair(c.Authority.IssueAdmin(pki.AdminRead, c.Begins)), "GET", "/v1/status", 200},
-		{"an administrator", pair(c.Authority.IssueAdmin(pki.AdminRead, c.Begins)), "PUT", "/v1/plan", 403},
-		{"somebody with another right", pair(c.Authority.IssueAdmin("write", c.Begins)), "GET", "/v1/status", 403},
+		{"an administrator", pair(c.Authority.IssueAdmin(pki.AdminRead, "tests", c.Begins)), "GET", "/v1/status", 200},
+		{"an administrator", pair(c.Authority.IssueAdmin(pki.AdminRead, "tests", c.Begins)), "PUT", "/v1/plan", 403},
+		{"somebody with another right", pair(c.Authority.IssueAdmin(pki.AdminWrite, "tests", c.Begins)), "GET", "/v1/status", 403},
 		{"a database", of(c, member.ServiceCert), "GET", "/v1/status", 403},
 		{"another cluster", of(other, member.AgentCert), "GET", "/v1/status", 0},
 		{"an etcd member", of(c, member.EtcdCert), "GET", "/v1/status", 0},
@@ -382,21 +384,21 @@ func TestAPlanThatSomebodyChangedGoesNowhere(t *testing.T) {
 	c.Plan.Generation = 9
 	signed := c.Signed(t)
 	tampered := plan.Signed{Plan: []byte(strings.Replace(string(signed.Plan), "a-lb1", "a-lb9", -1)), Signature: signed.Signature}
-	if newer, err := a.Service.offer(tampered); newer || err == nil {
+	if newer, err := a.Service.offer(tampered, actions.Caller{}); newer || err == nil {
 		t.Errorf("taken: %v, %v", newer, err)
 	}
 	other := membertest.New(t)
 	other.Plan.Generation = 9
-	if newer, err := a.Service.offer(other.Signed(t)); newer || err == nil {
+	if newer, err := a.Service.offer(other.Signed(t), actions.Caller{}); newer || err == nil {
 		t.Errorf("another cluster's taken: %v, %v", newer, err)
 	}
 	if len(a.kept) != 0 {
 		t.Errorf("kept: %v", a.kept)
 	}
-	if newer, err := a.Service.offer(signed); !newer || err != nil || len(a.kept) != 1 {
+	if newer, err := a.Service.offer(signed, actions.Caller{}); !newer || err != nil || len(a.kept) != 1 {
 		t.Errorf("the true one: %v, %v, kept %v", newer, err, a.kept)
 	}
-	if newer, err := a.Service.offer(signed); newer || err != nil || len(a.kept) != 1 {
+	if newer, err := a.Service.offer(signed, actions.Caller{}); newer || err != nil || len(a.kept) != 1 {
 		t.Errorf("the same again: %v, %v, kept %v", newer, err, a.kept)
 	}
 }

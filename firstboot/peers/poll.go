@@ -12,6 +12,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/slipwayhq/slipway/firstboot/actions"
 	"github.com/slipwayhq/slipway/firstboot/member"
 	"github.com/slipwayhq/slipway/firstboot/node"
 	"github.com/slipwayhq/slipway/firstboot/status"
@@ -185,7 +186,7 @@ func (s *Service) take(ctx context.Context, p *peer) error {
 	if err != nil {
 		return err
 	}
-	_, err = s.offer(signed)
+	_, err = s.offer(signed, actions.Caller{Name: "node " + p.Name, From: p.Address})
 	return err
 }
 

@@ -12,8 +12,12 @@ import (
 	"net/http"
 	"net/netip"
 	"sync"
+	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
+
+	"github.com/slipwayhq/slipway/firstboot/actions"
 	"github.com/slipwayhq/slipway/firstboot/pki"
 	"github.com/slipwayhq/slipway/firstboot/plan"
 	"github.com/slipwayhq/slipway/internal/fault"
@@ -23,6 +27,7 @@ const (
 	headerLimit = 5 * time.Second // also of the handshake
 	answerLimit = 15 * time.Second
 	idleLimit   = time.Minute
+	lostLimit   = 20 * time.Second // without any word from the other side's kernel
 	maxConns    = 256
 	maxFromOne  = 16 // connections from one address
 )
@@ -46,7 +51,7 @@ func (s *Service) serve(ctx context.Context) error {
 		}, nil
 	}}
 	server := &http.Server{
-		Handler: s.handler(), ReadHeaderTimeout: headerLimit, ReadTimeout: answerLimit, WriteTimeout: answerLimit, IdleTimeout: idleLimit,
+		Handler: s.handler(), ReadHeaderTimeout: headerLimit, ReadTimeout: s.limit, WriteTimeout: s.limit, IdleTimeout: idleLimit,
 		MaxHeaderBytes: maxHeader, ErrorLog: log.New(io.Discard, "", 0),
 	}
 	context.AfterFunc(ctx, func() { server.Close() })
@@ -57,66 +62,98 @@ func (s *Service) serve(ctx context.Context) error {
 // handler answers requests whose certificates the authority has signed.
 func (s *Service) handler() http.Handler {
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /v1/hello", func(w http.ResponseWriter, _ *http.Request) {
-		self := s.current()
-		if self == nil {
-			refuse(w, http.StatusServiceUnavailable, refusal{Error: errNobody.Error()})
-			return
-		}
+	// Each question says who may put it: nodes or not, administrators of which right.
+	on := func(pattern string, nodes bool, right string, do func(http.ResponseWriter, *http.Request, *identity, caller)) {
+		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
+			by := r.Context().Value(callerKey{}).(caller)
+			if by.Node != "" && !nodes || by.Node == "" && by.Right != right {
+				refuse(w, http.StatusForbidden, forbidden(by, r, right))
+				return
+			}
+			do(w, r, by.self, by)
+		})
+	}
+	on("GET /v1/hello", true, pki.AdminRead, func(w http.ResponseWriter, _ *http.Request, self *identity, _ caller) {
 		answer(w, Hello{
 			Format: helloFormat, Node: self.member.Self.Name, Machine: self.machine, Boot: self.boot,
 			Generation: self.latest, State: s.Report().State, Expires: self.member.Expires,
 		})
 	})
-	mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, _ *http.Request) { answer(w, s.Report()) })
-	mux.HandleFunc("GET /v1/plan", func(w http.ResponseWriter, _ *http.Request) {
-		if self := s.current(); self != nil {
-			answer(w, self.newest)
-		}
-	})
-	mux.HandleFunc("PUT /v1/plan", func(w http.ResponseWriter, r *http.Request) {
+	on("GET /v1/status", true, pki.AdminRead, func(w http.ResponseWriter, _ *http.Request, _ *identity, _ caller) { answer(w, s.Report()) })
+	on("GET /v1/plan", true, pki.AdminRead, func(w http.ResponseWriter, _ *http.Request, self *identity, _ caller) { answer(w, self.newest) })
+	on("PUT /v1/plan", true, pki.AdminWrite, func(w http.ResponseWriter, r *http.Request, _ *identity, by caller) {
 		signed, err := readPlan(http.MaxBytesReader(w, r.Body, maxPlan))
 		if err == nil {
-			_, err = s.offer(signed)
+			_, err = s.offer(signed, by.Caller)
 		}
 		switch fault.Of(err) {
 		case fault.Input, fault.Integrity:
-			refuse(w, http.StatusBadRequest, refusal{Error: err.Error()})
+			refuse(w, http.StatusBadRequest, refusal{Error: err.Error(), Mend: fault.Mend(err), Class: fault.Of(err).String()})
 			return
 		}
 		if err != nil {
-			refuse(w, http.StatusInternalServerError, refusal{Error: err.Error()})
+			refuse(w, http.StatusInternalServerError, refusal{Error: err.Error(), Mend: fault.Mend(err), Class: fault.Of(err).String()})
 			return
 		}
 		w.WriteHeader(http.StatusNoContent)
 	})
+	on("POST /v1/actions/{name}", false, pki.AdminWrite, func(w http.ResponseWriter, r *http.Request, self *identity, by caller) {
+		s.Actions.Act(w, r, r.PathValue("name"), self.node, by.Caller)
+	})
+	on("GET /v1/audit", false, pki.AdminRead, func(w http.ResponseWriter, r *http.Request, _ *identity, _ caller) { s.Actions.Audit(w, r) })
 	return s.authorized(mux)
 }
 
-// authorized lets nodes do everything and administrators read.
+// caller is whose certificate a request came with, and who this node was then.
+type caller struct {
+	pki.Peer
+	actions.Caller
+	self *identity
+}
+
+type callerKey struct{}
+
+// authorized lets those in whose certificates name a node or an administrator of
+// this cluster.
 func (s *Service) authorized(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		self := s.current()
-		if self == nil || r.TLS == nil || len(r.TLS.VerifiedChains) == 0 {
+		if self == nil {
+			refuse(w, http.StatusServiceUnavailable, refusal{Error: errNobody.Error()})
+			return
+		}
+		if r.TLS == nil || len(r.TLS.VerifiedChains) == 0 {
 			refuse(w, http.StatusForbidden, refusal{Error: "no certificate of this cluster"})
 			return
 		}
-		who, err := pki.PeerOf(r.TLS.VerifiedChains[0][0])
-		switch {
-		case err != nil || who.ID != self.member.Plan.ID:
+		cert := r.TLS.VerifiedChains[0][0]
+		who, err := pki.PeerOf(cert)
+		if err != nil || who.ID != self.member.Plan.ID {
 			refuse(w, http.StatusForbidden, refusal{Error: "the certificate names no node and no administrator of this cluster"})
-		case who.Node != "":
+			return
+		}
+		by := caller{who, actions.Caller{Name: cert.Subject.CommonName, Serial: fmt.Sprintf("%x", cert.SerialNumber), From: r.RemoteAddr}, self}
+		if who.Node != "" {
+			by.Name = "node " + who.Node
 			if taken := s.claim(who.Node, r.Header.Get(machineHeader)); taken != "" {
 				refuse(w, http.StatusConflict, refusal{Error: who.Node + " runs on another machine", Machine: taken})
 				return
 			}
-			next.ServeHTTP(w, r)
-		case who.Right == pki.AdminRead && r.Method == http.MethodGet:
-			next.ServeHTTP(w, r)
-		default:
-			refuse(w, http.StatusForbidden, refusal{Error: "the certificate gives no right to this"})
 		}
+		next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), callerKey{}, by)))
 	})
+}
+
+// forbidden says which right is lacking.
+func forbidden(by caller, r *http.Request, right string) refusal {
+	has := "is that of node " + by.Node + ", which has no right to this"
+	if by.Node == "" {
+		has = fmt.Sprintf("gives the right %q", by.Right)
+	}
+	return refusal{
+		Error: fmt.Sprintf("%s %s takes the right %q of an administrator; the certificate %s", r.Method, r.URL.Path, right, has),
+		Class: fault.Failed.String(),
+	}
 }
 
 func answer(w http.ResponseWriter, v any) {
@@ -164,9 +201,23 @@ func (l *limited) Accept() (net.Conn, error) {
 		remote, _ := netip.ParseAddrPort(conn.RemoteAddr().String())
 		address := remote.Addr().Unmap()
 		if l.count(address, 1) {
+			unreachable(conn)
 			return &counted{Conn: conn, end: sync.OnceFunc(func() { l.count(address, -1) })}, nil
 		}
 		conn.Close()
+	}
+}
+
+// unreachable has a connection end when what was sent has not been acknowledged for
+// a while (tcp(7), TCP_USER_TIMEOUT). Else an administrator whose network is gone
+// would keep an action going for a quarter of an hour.
+func unreachable(conn net.Conn) {
+	if c, ok := conn.(syscall.Conn); ok {
+		if raw, err := c.SyscallConn(); err == nil {
+			raw.Control(func(fd uintptr) {
+				unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(lostLimit.Milliseconds()))
+			})
+		}
 	}
 }
 

@@ -5,12 +5,15 @@ import (
 	"crypto/sha256"
 	"crypto/tls"
 	"encoding/hex"
+	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
 	"strings"
 	"sync"
 	"time"
 
+	"github.com/slipwayhq/slipway/firstboot/actions"
 	"github.com/slipwayhq/slipway/firstboot/member"
 	"github.com/slipwayhq/slipway/firstboot/node"
 	"github.com/slipwayhq/slipway/firstboot/plan"
@@ -31,18 +34,23 @@ type Service struct {
 	Listen func() (net.Listener, error)
 	Dial   func(ctx context.Context, network, address string) (net.Conn, error)
 	Now    func() time.Time
+	// Actions are what administrators can have this node do, and the audit log.
+	Actions *actions.Server
 
+	limit     time.Duration // for a whole question with its answer, other than an action
 	mu        sync.Mutex
 	self      *identity
 	listening bool
 	polling   bool
 	peers     map[string]*peer     // by name
 	seen      map[string]*sighting // by name: which machine has it
+	taking    sync.Mutex           // a newer plan
 	conflict  string               // why this node may not be who it says; "" if it may
 }
 
 // identity is who this node is at the moment.
 type identity struct {
+	node    node.Node // as it was when it became this member
 	member  *member.Member
 	cert    tls.Certificate
 	machine string
@@ -65,12 +73,13 @@ type peer struct {
 }
 
 // New makes a service that listens and dials for real.
-func New(report func() status.Report, keep func(*plan.Plan, plan.Signed) error) *Service {
+func New(report func() status.Report, keep func(*plan.Plan, plan.Signed) error, acts *actions.Server) *Service {
 	return &Service{
 		Report: report, Keep: keep,
-		Listen: func() (net.Listener, error) { return net.Listen("tcp", fmt.Sprintf(":%d", plan.APIPort)) },
-		Dial:   (&net.Dialer{Timeout: dialLimit}).DialContext,
-		Now:    time.Now,
+		Listen:  func() (net.Listener, error) { return net.Listen("tcp", fmt.Sprintf(":%d", plan.APIPort)) },
+		Dial:    (&net.Dialer{Timeout: dialLimit}).DialContext,
+		Now:     time.Now,
+		Actions: acts, limit: answerLimit,
 	}
 }
 
@@ -97,7 +106,7 @@ func (s *Service) use(n *node.Node) error {
 		return err
 	}
 	s.self = &identity{
-		member: m, cert: cert, machine: machineHash(m.Plan.ID, string(id)), boot: strings.TrimSpace(string(boot)),
+		node: *n, member: m, cert: cert, machine: machineHash(m.Plan.ID, string(id)), boot: strings.TrimSpace(string(boot)),
 		newest: m.Block.Plan, latest: m.Plan.Generation,
 	}
 	if m.Removed > m.Plan.Generation {
@@ -160,9 +169,9 @@ func (s *Service) claim(name, machine string) (taken string) {
 	return ""
 }
 
-// offer takes a plan from somewhere. It reports whether it is newer than what
-// was known.
-func (s *Service) offer(signed plan.Signed) (newer bool, err error) {
+// offer takes a plan from somebody. It reports whether it is newer than what was
+// known; then it stands in the audit log.
+func (s *Service) offer(signed plan.Signed, by actions.Caller) (newer bool, err error) {
 	self := s.current()
 	if self == nil {
 		return false, errNobody
@@ -174,14 +183,27 @@ func (s *Service) offer(signed plan.Signed) (newer bool, err error) {
 	if p.ID != self.member.Plan.ID {
 		return false, errForeignPlan
 	}
-	s.mu.Lock()
-	if s.self != self || p.Generation <= self.latest {
-		s.mu.Unlock()
+	s.taking.Lock() // two at once: the second one may be no newer any more
+	defer s.taking.Unlock()
+	if now := s.current(); now == nil || now.member != self.member || p.Generation <= now.latest {
 		return false, nil
 	}
-	next := *self
-	next.newest, next.latest = signed, p.Generation
-	s.self = &next
+	end, err := s.Actions.Log.Begin(actions.Entry{
+		By: by.Name, Serial: by.Serial, From: by.From, Action: "plan", Args: json.RawMessage(fmt.Sprintf(`{"generation":%d}`, p.Generation)),
+	})
+	if err != nil {
+		return false, err
+	}
+	s.mu.Lock()
+	if s.self != nil && s.self.member == self.member {
+		next := *s.self
+		next.newest, next.latest = signed, p.Generation
+		s.self = &next
+	}
 	s.mu.Unlock()
-	return true, s.Keep(p, signed)
+	err, outcome := s.Keep(p, signed), "done"
+	if err != nil {
+		outcome = err.Error()
+	}
+	return true, errors.Join(err, end(outcome))
 }

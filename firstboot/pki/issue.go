@@ -12,12 +12,17 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/slipwayhq/slipway/internal/fault"
 )
 
-// AdminRead is the right to ask agents for their status.
-const AdminRead = "read"
+// Rights of administrators. A certificate gives one of them and nothing of the
+// other: what looks on every day can change nothing.
+const (
+	AdminRead  = "read"  // to ask agents for their status and their audit log
+	AdminWrite = "write" // to have agents do something, and to hand them a plan
+)
 
 // Request says what a certificate is to hold.
 type Request struct {
@@ -27,6 +32,9 @@ type Request struct {
 	Addresses []netip.Addr
 	URI       *url.URL // nil for none
 }
+
+// maxCommonName is the longest common name (RFC 5280, ub-common-name).
+const maxCommonName = 64
 
 // scheme is that of the URIs by which agents and administrators are known.
 const scheme = "slipway"
@@ -96,13 +104,23 @@ func (a *Authority) Issue(r Request, now time.Time) (Pair, error) {
 	}, now, NodeLifetime)
 }
 
-// IssueAdmin makes a key and a certificate for an administrator.
-func (a *Authority) IssueAdmin(right string, now time.Time) (Pair, error) {
+// IssueAdmin makes a key and a certificate for an administrator. Who that is,
+// stands in the nodes' audit log: it is the administrator's own word.
+func (a *Authority) IssueAdmin(right, who string, now time.Time) (Pair, error) {
+	lifetime := AdminLifetime
+	if right != AdminRead {
+		lifetime = WriteLifetime
+	}
+	who = strings.ToValidUTF8(who, "?")
+	for len(who) > maxCommonName {
+		_, last := utf8.DecodeLastRuneInString(who)
+		who = who[:len(who)-last]
+	}
 	return a.issue(&x509.Certificate{
-		Subject:     pkix.Name{Organization: []string{"slipway administrator"}, CommonName: right},
+		Subject:     pkix.Name{Organization: []string{"slipway administrator"}, CommonName: who},
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
 		URIs:        uris(AdminURI(ID(a.Cert), right)),
-	}, now, AdminLifetime)
+	}, now, lifetime)
 }
 
 func (a *Authority) issue(template *x509.Certificate, now time.Time, lifetime time.Duration) (Pair, error) {

@@ -33,9 +33,12 @@ const (
 	AuthorityLifetime = 10 * 365 * 24 * time.Hour
 	// NodeLifetime is how long a node's certificates are valid.
 	NodeLifetime = 2 * 365 * 24 * time.Hour
-	// AdminLifetime is how long an administrator's certificate is valid. It is
-	// made anew whenever the store is opened.
+	// AdminLifetime is how long a certificate is valid with which an administrator
+	// looks on. It is made anew whenever the store is opened.
 	AdminLifetime = 7 * 24 * time.Hour
+	// WriteLifetime is how long one is valid that changes something. It is made anew
+	// for each deed, so that one which leaks is soon worth nothing.
+	WriteLifetime = time.Hour
 
 	// skew is how far a node's clock may be behind that of the administrator.
 	skew = time.Hour

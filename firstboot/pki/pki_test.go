@@ -117,11 +117,11 @@ func TestANodesCertificateCannotIssueOthers(t *testing.T) {
 func TestNodesAndAdministratorsMeetOverMutualTLS(t *testing.T) {
 	a, foreign := authority(t, ClusterAuthority), authority(t, ClusterAuthority)
 	serverPair, _ := issue(t, a, Agent)
-	admin, err := a.IssueAdmin(AdminRead, now)
+	admin, err := a.IssueAdmin(AdminRead, "tests", now)
 	if err != nil {
 		t.Fatal(err)
 	}
-	stranger, err := foreign.IssueAdmin(AdminRead, now)
+	stranger, err := foreign.IssueAdmin(AdminRead, "tests", now)
 	if err != nil {
 		t.Fatal(err)
 	}

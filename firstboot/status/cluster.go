@@ -65,6 +65,9 @@ type DatabaseMember struct {
 	State    string `json:"state"` // running, streaming, starting, stopped, …
 	Timeline int    `json:"timeline,omitempty"`
 	Lag      *int64 `json:"lag_bytes,omitempty"` // nil: not known
+	// NoFailover keeps it from leading: Patroni's tag nofailover, which a node in
+	// maintenance has.
+	NoFailover bool `json:"no_failover,omitempty"`
 }
 
 // VIP is a virtual address on this node.

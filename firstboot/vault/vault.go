@@ -25,6 +25,7 @@ import (
 	"fmt"
 	"maps"
 	"os"
+	"os/user"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -46,6 +47,7 @@ type Vault struct {
 	read     []byte   // the JSON that the file holds; nil if there is none yet
 	lock     *os.File // nil if open for reading alone
 	now      time.Time
+	fixed    bool // now is a test's
 	cluster  *pki.Authority
 	etcd     *pki.Authority
 	envelope envelope
@@ -82,7 +84,7 @@ func DefaultDir(topology string) string {
 
 // Open opens a store. Close it when done.
 func Open(dir string, o Options) (*Vault, error) {
-	v := &Vault{dir: dir, now: o.Now}
+	v := &Vault{dir: dir, now: o.Now, fixed: !o.Now.IsZero()}
 	if v.now.IsZero() {
 		v.now = time.Now()
 	}
@@ -176,16 +178,33 @@ func (v *Vault) EtcdAuthority() *x509.Certificate { return v.etcd.Cert }
 // Signer signs plans.
 func (v *Vault) Signer() crypto.Signer { return v.cluster.Signer() }
 
-// AdminTLS is what an administrator needs to ask agents for their status: a
-// certificate, made for this purpose and kept nowhere, and the authority that the
-// agents' certificates come from.
-func (v *Vault) AdminTLS() (tls.Certificate, *x509.CertPool, error) {
-	pair, err := v.cluster.IssueAdmin(pki.AdminRead, v.now)
+// AdminTLS is what an administrator needs to ask agents for something: a
+// certificate with one of package pki's rights, made for this purpose and kept
+// nowhere, and the authority that the agents' certificates come from. It is valid
+// from the time of the call.
+func (v *Vault) AdminTLS(right string) (tls.Certificate, *x509.CertPool, error) {
+	now := v.now
+	if !v.fixed {
+		now = time.Now()
+	}
+	pair, err := v.cluster.IssueAdmin(right, administrator(), now)
 	if err != nil {
 		return tls.Certificate{}, nil, err
 	}
 	cert, err := pair.TLS("administrator")
 	return cert, v.cluster.Pool(), err
+}
+
+// administrator is who uses the store, as far as this machine knows.
+func administrator() string {
+	name, host := "somebody", "unknown"
+	if u, err := user.Current(); err == nil {
+		name = u.Username
+	}
+	if h, err := os.Hostname(); err == nil {
+		host = h
+	}
+	return name + "@" + host
 }
 
 // Secret returns a generated password.

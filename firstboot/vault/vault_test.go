@@ -321,7 +321,7 @@ func TestTheAdministratorsCertificateIsMadeForTheOccasion(t *testing.T) {
 	dir := filled(t)
 	before, _ := os.ReadFile(filepath.Join(dir, "store.json"))
 	v := open(t, dir, options())
-	cert, pool, err := v.AdminTLS()
+	cert, pool, err := v.AdminTLS(pki.AdminRead)
 	if err != nil || pool == nil {
 		t.Fatal(err)
 	}

@@ -35,6 +35,17 @@ var names = map[Class]string{
 // String is the class's name in JSON output.
 func (c Class) String() string { return names[c] }
 
+// Named is the class of a name, for errors that come from another machine; a name
+// that this version does not know counts as Failed.
+func Named(name string) Class {
+	for c, n := range names {
+		if n == name {
+			return c
+		}
+	}
+	return Failed
+}
+
 // Error carries a class, what went wrong, and how to mend it.
 type Error struct {
 	Class Class

@@ -17,6 +17,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/slipwayhq/slipway/firstboot/overview"
+	"github.com/slipwayhq/slipway/firstboot/pki"
 	"github.com/slipwayhq/slipway/firstboot/plan"
 	"github.com/slipwayhq/slipway/firstboot/seeding"
 	"github.com/slipwayhq/slipway/firstboot/status"
@@ -67,7 +68,7 @@ func newSite(t *testing.T, file string) *site {
 	if s.plan, err = v.Plan(); err != nil {
 		t.Fatal(err)
 	}
-	cert, pool, err := v.AdminTLS()
+	cert, pool, err := v.AdminTLS(pki.AdminRead)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -52,6 +52,9 @@ type whole struct {
 		State    string          `json:"state"`
 		Timeline int             `json:"timeline"`
 		Lag      json.RawMessage `json:"lag"` // a number, or "unknown"
+		Tags     struct {
+			NoFailover bool `json:"nofailover"`
+		} `json:"tags"`
 	} `json:"members"`
 	Pause bool `json:"pause"`
 }
@@ -77,7 +80,7 @@ func (p *patroni) cluster(ctx context.Context) (status.Database, error) {
 func (w whole) report(scope string) status.Database {
 	d := status.Database{Scope: scope, Paused: w.Pause}
 	for _, v := range w.Members {
-		one := status.DatabaseMember{Node: v.Name, Role: v.Role, State: v.State, Timeline: v.Timeline}
+		one := status.DatabaseMember{Node: v.Name, Role: v.Role, State: v.State, Timeline: v.Timeline, NoFailover: v.Tags.NoFailover}
 		var lag int64
 		if len(v.Lag) > 0 && json.Unmarshal(v.Lag, &lag) == nil {
 			one.Lag = &lag
@@ -98,10 +101,19 @@ func (p *patroni) follow(ctx context.Context) (changed bool, err error) {
 	if err != nil || change == nil {
 		return false, err
 	}
-	at, err := url.Parse(rest(p.m.Self) + "/config")
+	at, err := p.changes("/config")
 	if err != nil {
 		return false, err
 	}
+	return true, p.mtls.JSON(ctx, http.MethodPatch, at, change, nil)
+}
+
+// changes is the URL of something of this node's Patroni that takes the password.
+func (p *patroni) changes(path string) (string, error) {
+	at, err := url.Parse(rest(p.m.Self) + path)
+	if err != nil {
+		return "", err
+	}
 	at.User = url.UserPassword("patroni", restPassword(p.m))
-	return true, p.mtls.JSON(ctx, http.MethodPatch, at.String(), change, nil)
+	return at.String(), nil
 }

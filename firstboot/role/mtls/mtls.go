@@ -59,6 +59,13 @@ func New(authority string, pair member.Pair) (*Client, error) {
 	}}, nil
 }
 
+// Patient is the same client with more time for an answer.
+func (c *Client) Patient(limit time.Duration) *Client {
+	slow := *c.http
+	slow.Timeout = limit
+	return &Client{&slow}
+}
+
 // Close ends connections that are open.
 func (c *Client) Close() { c.http.CloseIdleConnections() }
 

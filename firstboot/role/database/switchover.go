@@ -1,0 +1,117 @@
+package database
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"net/http"
+	"time"
+
+	"github.com/slipwayhq/slipway/firstboot/actions"
+	"github.com/slipwayhq/slipway/firstboot/node"
+	"github.com/slipwayhq/slipway/firstboot/role/mtls"
+	"github.com/slipwayhq/slipway/internal/fault"
+)
+
+// Switchover has another node of the site lead, in good order: the leader stops
+// when the candidate has all that it has. It is asked of the leader's own agent,
+// whose Patroni then knows at once (Patroni documentation, "Patroni REST API",
+// "Switchover and failover endpoints").
+var Switchover = actions.Action{Name: "switchover", Run: func(ctx context.Context, e *actions.Env, args json.RawMessage) (any, error) {
+	var a SwitchoverArgs
+	if err := actions.Decode(args, &a); err != nil {
+		return nil, err
+	}
+	return switchover(ctx, e, a)
+}}
+
+// SwitchoverArgs say who leads and who is to.
+type SwitchoverArgs struct {
+	Leader    string `json:"leader"`
+	Candidate string `json:"candidate"`
+}
+
+// SwitchoverResult is who leads now.
+type SwitchoverResult struct {
+	Leader  string `json:"leader"`
+	Changed bool   `json:"changed"`
+}
+
+const (
+	// Patroni tells how a switchover ended after twice its loop_wait, or 20 s, at most.
+	switchoverLimit = time.Minute
+	promoteLimit    = 30 * time.Second
+	promotePause    = 250 * time.Millisecond
+)
+
+func switchover(ctx context.Context, e *actions.Env, a SwitchoverArgs) (*SwitchoverResult, error) {
+	m := e.Node.Member
+	if !runs(m) {
+		return nil, fault.New(fault.Input, "%s is no database node", m.Self.Name)
+	}
+	rest, err := dial(m)
+	if err != nil {
+		return nil, err
+	}
+	defer rest.mtls.Close()
+	d, err := rest.cluster(ctx)
+	if err != nil {
+		return nil, fault.New(fault.Failed, "Patroni of %s does not answer: %s", m.Self.Name, mtls.Words(err))
+	}
+	switch lead := d.Leader(); {
+	case lead == a.Candidate && lead != "":
+		return &SwitchoverResult{Leader: lead}, nil
+	case lead == "":
+		return nil, fault.New(fault.Failed, "nobody leads: that is for Patroni to mend, which elects a leader by itself").
+			WithMend("see slipway status")
+	case lead != a.Leader:
+		return nil, fault.New(fault.Failed, "%s does not lead any more: %s does", a.Leader, lead).WithMend("run the command again")
+	case d.Paused:
+		return nil, fault.New(fault.Failed, "Patroni is paused: it would not have anybody else lead").
+			WithMend("on a database node: sudo patronictl resume")
+	}
+	if why := d.Unfit(a.Candidate, m.Site.Patroni.MaximumLag); why != "" {
+		return nil, fault.New(fault.Failed, "%s %s", a.Candidate, why)
+	}
+	e.Say("%s hands over to %s", a.Leader, a.Candidate)
+	at, err := rest.changes("/switchover")
+	if err != nil {
+		return nil, err
+	}
+	err = rest.mtls.Patient(switchoverLimit).JSON(ctx, http.MethodPost, at, a, nil)
+	var refused *mtls.Refused
+	if errors.As(err, &refused) {
+		return nil, fault.New(fault.Failed, "Patroni refuses the switchover: %s", refused.Said)
+	}
+	if err != nil {
+		// Whatever has become of it, the cluster knows.
+		e.Say("Patroni has not said how it ended: %s", mtls.Words(err))
+	}
+	return promoted(ctx, e, rest, a)
+}
+
+// promoted waits until the candidate leads.
+func promoted(ctx context.Context, e *actions.Env, rest *patroni, a SwitchoverArgs) (*SwitchoverResult, error) {
+	limited, cancel := context.WithTimeout(ctx, promoteLimit)
+	defer cancel()
+	last := "nobody leads"
+	for {
+		d, err := rest.cluster(limited)
+		v, _ := d.Member(a.Candidate)
+		switch lead := d.Leader(); {
+		case err != nil:
+			last = mtls.Words(err)
+		case lead == a.Candidate && v.State == "running":
+			e.Say("%s leads", lead)
+			return &SwitchoverResult{Leader: lead, Changed: true}, nil
+		case lead != "" && lead != a.Leader && lead != a.Candidate:
+			return nil, fault.New(fault.Failed, "%s leads now, not %s", lead, a.Candidate).WithMend("run the command again")
+		case lead != "":
+			last = lead + " leads"
+		}
+		if !node.Sleep(limited, promotePause) {
+			return nil, fault.New(fault.Failed, "%s does not lead after %s: %s", a.Candidate, promoteLimit, last).
+				WithMend("see slipway status; then run the command again")
+		}
+	}
+}
