@@ -9,6 +9,7 @@ import (
 	"unicode/utf16"
 
 	"github.com/slipwayhq/slipway/builder/disk"
+	"github.com/slipwayhq/slipway/builder/disk/fatname"
 	"github.com/slipwayhq/slipway/internal/fault"
 )
 
@@ -142,11 +143,11 @@ func (f *fat) walk(dir string, start uint32, seen map[uint32]bool, out *[]file) 
 				long = nil
 			}
 			if len(long) < 260 {
-				long = append(longPiece(rec), long...)
+				long = append(fatname.Piece(rec), long...)
 			}
 			continue
 		}
-		name := shortName(rec)
+		name := fatname.Display(rec)
 		if len(long) > 0 {
 			name = string(utf16.Decode(long))
 		}
@@ -193,34 +194,4 @@ func (f *fat) directory(name string, start uint32) ([]byte, error) {
 			return out, nil
 		}
 	}
-}
-
-// longPiece returns the up to 13 characters of one record of a long name.
-func longPiece(rec []byte) []uint16 {
-	var u []uint16
-	for _, span := range [][2]int{{1, 11}, {14, 26}, {28, 32}} {
-		for i := span[0]; i < span[1]; i += 2 {
-			c := binary.LittleEndian.Uint16(rec[i:])
-			if c == 0 || c == 0xffff {
-				return u
-			}
-			u = append(u, c)
-		}
-	}
-	return u
-}
-
-func shortName(rec []byte) string {
-	base, ext := strings.TrimRight(string(rec[:8]), " "), strings.TrimRight(string(rec[8:11]), " ")
-	// Windows keeps lower-case short names by these two bits.
-	if rec[12]&0x08 != 0 {
-		base = strings.ToLower(base)
-	}
-	if rec[12]&0x10 != 0 {
-		ext = strings.ToLower(ext)
-	}
-	if ext != "" {
-		return base + "." + ext
-	}
-	return base
 }
