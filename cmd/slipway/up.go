@@ -50,6 +50,7 @@ Examples:
 			&cli.BoolFlag{Name: "no-wait", Usage: "return when the machines have power"},
 			&cli.IntFlag{Name: "cpus", Usage: "processors of each machine `N`", Value: 1},
 			&cli.StringFlag{Name: "memory", Usage: "memory of nodes whose size the topology leaves open `SIZE`", Value: "1GiB"},
+			&cli.BoolFlag{Name: "volatile", Usage: "give the disks a write cache that a power cut empties, as real disks have"},
 			&cli.BoolFlag{Name: "json", Usage: "print the lab's state as JSON"},
 			lockFlag(),
 		}, append(labStoreFlags(), sourceFlags()...)...),
@@ -142,7 +143,7 @@ func (l *labSession) request(c *cli.Context) (r daemon.Request, err error) {
 	if memory, err = profile.ParseSize(c.String("memory")); err != nil {
 		return r, fault.New(fault.Usage, "--memory: %w", err)
 	}
-	r = daemon.Request{CPUs: c.Int("cpus"), Memory: int64(memory)}
+	r = daemon.Request{CPUs: c.Int("cpus"), Memory: int64(memory), Volatile: c.Bool("volatile")}
 	if r.Topology, err = filepath.Abs(l.file); err != nil {
 		return r, err
 	}

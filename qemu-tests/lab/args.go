@@ -25,7 +25,7 @@ const (
 const (
 	qmpFD = 3
 	qgaFD = 4
-	netFD = 5 // the first of the NICs on a switch
+	netFD = 5 // the first of the NICs on a switch; then comes a volatile disk
 )
 
 // scsiBus is where disks are plugged in while the machine runs.
@@ -62,7 +62,7 @@ func args(vm VM, accel Accel) ([]string, error) {
 		a = append(a, "-smbios", "type=1,serial="+opt(vm.DMISerial))
 	}
 	if vm.Image != "" {
-		a = append(a, "-blockdev", blockdev("system", "qcow2", systemDisk, false))
+		a = append(a, "-blockdev", systemBlockdev(vm))
 		a = append(a, systemDevice(vm)...)
 	}
 	for i, d := range vm.Disks {
@@ -112,6 +112,26 @@ func blockdev(node, format, file string, readOnly bool) string {
 		s += ",read-only=on"
 	}
 	return s
+}
+
+// systemBlockdev is the overlay: in its file, or on the disk with the cache,
+// which is what must hear the guest's flushes.
+func systemBlockdev(vm VM) string {
+	if !vm.Volatile {
+		return blockdev("system", "qcow2", systemDisk, false)
+	}
+	return fmt.Sprintf("driver=qcow2,node-name=system,file.driver=nbd,file.server.type=fd,file.server.str=%d,discard=unmap", vm.diskFD())
+}
+
+// diskFD is the descriptor behind those of the NICs.
+func (vm VM) diskFD() int {
+	fd := netFD
+	for _, n := range vm.NICs {
+		if n.Switch != nil {
+			fd++
+		}
+	}
+	return fd
 }
 
 func systemDevice(vm VM) []string {

@@ -28,6 +28,10 @@ type ClusterConfig struct {
 	CPUs int
 	// Memory of machines whose size the topology leaves open, bytes; default 1 GiB.
 	Memory int64
+	// Volatile gives the machines' disks a write cache that a power cut empties, and Tear lets it
+	// take only a part of that, by chance (see VM).
+	Volatile bool
+	Tear     uint64
 	// Adjust may change a machine before it is made.
 	Adjust func(topology.Node, *VM)
 	Log    logrus.FieldLogger // default: logrus's standard logger
@@ -45,6 +49,9 @@ type Cluster struct {
 	log      logrus.FieldLogger
 	network  *network
 	members  []*clusterNode // in the topology's order
+
+	mu      sync.Mutex
+	severed map[[2]string]bool // from, to
 }
 
 // clusterNode is a machine and what the host knows of it.
@@ -127,6 +134,7 @@ func (cfg ClusterConfig) machine(network *network, n topology.Node) VM {
 		Name: n.Name, Image: Image(cfg.Images, n.Role), Format: "qcow2", Dir: filepath.Join(cfg.Dir, n.Name),
 		Seeds: []string{Seed(cfg.Seeds, n.Name)}, CPUs: cfg.CPUs, WideAtomics: true,
 		Memory: cfg.Memory, DiskSize: clusterDisk, NICs: network.cards(n), Log: cfg.Log,
+		Volatile: cfg.Volatile, Tear: cfg.Tear,
 	}
 	if n.Size.Memory != 0 {
 		vm.Memory = int64(n.Size.Memory)
@@ -281,25 +289,6 @@ func (c *Cluster) each(names []string, do func(*clusterNode) (bool, error)) ([]s
 		}
 	}
 	return changed, errors.Join(errs...)
-}
-
-// Block cuts a node off the network: neither the other nodes nor the outside
-// hear of it, while it keeps its carrier.
-func (c *Cluster) Block(name string) error { return c.setBlocked(name, true) }
-
-// Unblock ends Block.
-func (c *Cluster) Unblock(name string) error { return c.setBlocked(name, false) }
-
-func (c *Cluster) setBlocked(name string, blocked bool) error {
-	n, err := c.node(name)
-	if err != nil {
-		return err
-	}
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	c.network.block(name, blocked)
-	n.blocked = blocked
-	return nil
 }
 
 // Close cuts the power of all machines and ends their network. The directories

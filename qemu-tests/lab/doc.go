@@ -9,7 +9,9 @@
 // A Cluster is the machines of a whole topology, one for each node, on a switch
 // (package ether) that cuts and impairs what a story wants cut, with a gateway
 // (package gateway) that is their router, DNS and clock, and the way in from
-// outside. Package daemon keeps one running for a person at a terminal.
+// outside. Package daemon keeps one running for a person at a terminal. What can go
+// wrong with machines and the network between them, and how that is undone again,
+// is in faults.go and the files named after it.
 //
 // How a machine is reached:
 //
@@ -32,9 +34,13 @@
 // what was missing and shows the end of the serial log. Nothing sleeps for a
 // fixed time in the hope that something has happened by then.
 //
-// What a power cut means here: Crash kills QEMU. The guest's page cache is gone,
-// and so are the writes that the guest did not flush where they needed a new
-// cluster of the overlay, because QEMU keeps that part of its tables in memory
-// until a flush. A write over an existing cluster survives even unflushed,
-// since the host's page cache outlives QEMU; a real disk might lose it.
+// What a power cut means here: Crash kills QEMU. The guest's page cache is gone.
+// If the VM is volatile, its system disk has a write cache of its own (package
+// nbd), and all that the guest wrote there and did not flush is gone as well, or a
+// part of it by chance: what is there afterwards is what the guest was promised.
+// If it is not, only those unflushed writes are gone that needed a new cluster of
+// the overlay, because QEMU keeps that part of its tables in memory until a flush;
+// a write over an existing cluster survives, since the host's page cache outlives
+// QEMU. A guest that powers off or is reset loses nothing: as in a real machine,
+// the disk keeps its power until the guest is done with it.
 package lab

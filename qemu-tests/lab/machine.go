@@ -15,6 +15,7 @@ import (
 
 	"github.com/slipwayhq/slipway/internal/fault"
 	"github.com/slipwayhq/slipway/qemu-tests/lab/ether"
+	"github.com/slipwayhq/slipway/qemu-tests/lab/nbd"
 )
 
 // Machine is a VM of the lab, powered on or off. Its methods may be called from
@@ -26,6 +27,14 @@ type Machine struct {
 	mu   sync.Mutex
 	run  *run  // nil when the power is off
 	mark int64 // where the current boot begins in the serial log
+
+	starts    uint64       // how often it was powered on
+	disk      *nbd.Disk    // of the last run, if the VM is volatile
+	manner    nbd.Manner   // how the disk is to behave
+	unplugged map[int]bool // NICs without a carrier
+
+	full       []string // directories that FillDisk has filled
+	clockWrong bool     // by StepClock
 }
 
 // run is one stretch between power on and power off.
@@ -34,6 +43,7 @@ type run struct {
 	qmp   *monitor
 	qga   *agent
 	ports []*ether.Port // of the NICs on a switch
+	disk  *nbd.Disk     // nil if it is not volatile
 	// stop ends the process when the context of PowerOn does.
 	stop func() bool
 }
@@ -95,7 +105,12 @@ func (m *Machine) PowerOn(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("machine %s: %w", m.vm.Name, err)
 	}
-	m.run = r
+	m.run, m.disk = r, r.disk
+	m.starts++
+	if err := m.pullCables(ctx, r); err != nil {
+		m.cut()
+		return err
+	}
 	m.vm.Log.WithField("machine", m.vm.Name).Debugf("powered on (%s, %s, pid %d)", m.vm.Firmware, m.accel, r.cmd.Process.Pid)
 	return nil
 }
@@ -137,7 +152,7 @@ func (m *Machine) launch(ctx context.Context) (*run, error) {
 		said, _ := os.ReadFile(m.path(qemuLog))
 		return nil, fault.New(fault.Failed, "QEMU did not start: %w: %s", err, strings.TrimSpace(string(said)))
 	}
-	return &run{process: p, qmp: qmp, qga: newAgent(w.qga), ports: w.ports, stop: context.AfterFunc(ctx, func() { p.cmd.Process.Kill() })}, nil
+	return &run{process: p, qmp: qmp, qga: newAgent(w.qga), ports: w.ports, disk: w.disk, stop: context.AfterFunc(ctx, func() { p.cmd.Process.Kill() })}, nil
 }
 
 func (r *run) ended() bool {
@@ -155,6 +170,9 @@ func (r *run) close() {
 	r.qga.conn.Close()
 	for _, p := range r.ports {
 		p.Close()
+	}
+	if r.disk != nil {
+		r.disk.Wait() // Machine.DiskStats tells the error
 	}
 }
 
@@ -188,15 +206,24 @@ func (m *Machine) PID() int {
 	return m.run.cmd.Process.Pid
 }
 
-// Crash cuts the power: the guest has no chance to write anything more. The
-// package comment says what that loses. The disk stays, PowerOn boots it again.
+// Crash cuts the power: the guest has no chance to write anything more, and a
+// volatile disk none to write its cache. The package comment says what that
+// loses. The disk stays, PowerOn boots it again.
 func (m *Machine) Crash() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	m.cut()
+}
+
+func (m *Machine) cut() {
 	if m.run == nil {
 		return
 	}
+	self := m.run.ended() // and then the disk is switched off in good order
 	m.run.kill()
+	if m.run.disk != nil && !self {
+		m.run.disk.Cut()
+	}
 	m.run.close()
 	m.run = nil
 }
@@ -308,12 +335,6 @@ func (m *Machine) QMP(ctx context.Context, command string, args, out any) error 
 	return r.qmp.execute(ctx, command, args, out)
 }
 
-// Pause freezes the machine's processors, as a hypervisor under pressure would.
-func (m *Machine) Pause(ctx context.Context) error { return m.QMP(ctx, "stop", nil, nil) }
-
-// Resume lets a paused machine go on.
-func (m *Machine) Resume(ctx context.Context) error { return m.QMP(ctx, "cont", nil, nil) }
-
 // forwardLine is a line of "info usernet": state, descriptor, source address
 // and port, destination address and port.
 var forwardLine = regexp.MustCompile(`TCP\[HOST_FORWARD\]\s+\d+\s+(\S+)\s+(\d+)\s+\S+\s+(\d+)`)
@@ -336,9 +357,15 @@ func (m *Machine) Addr(ctx context.Context, guestPort int) (string, error) {
 // ResizeDisk grows the system disk, whether the machine runs or not.
 func (m *Machine) ResizeDisk(ctx context.Context, size int64) error {
 	if m.Running() {
+		if err := m.hasRoom(size); err != nil {
+			return err
+		}
 		return m.QMP(ctx, "block_resize", map[string]any{"node-name": "system", "size": size}, nil)
 	}
-	return runImg(ctx, "resize", "-q", "-f", "qcow2", m.path(systemDisk), fmt.Sprint(size))
+	if err := runImg(ctx, "resize", "-q", "-f", "qcow2", m.path(systemDisk), fmt.Sprint(size)); err != nil || !m.vm.Volatile {
+		return err
+	}
+	return makeRoom(ctx, m.path(systemDisk))
 }
 
 // InsertCD puts a medium into the first CD drive, in place of what is in it.

@@ -65,6 +65,11 @@ func prepare(ctx context.Context, vm VM) error {
 		if err := makeOverlay(ctx, vm); err != nil {
 			return err
 		}
+		if vm.Volatile {
+			if err := makeRoom(ctx, filepath.Join(vm.Dir, systemDisk)); err != nil {
+				return err
+			}
+		}
 	}
 	for _, d := range vm.Disks {
 		if exists(d.File) {

@@ -56,6 +56,12 @@ type VM struct {
 	DiskBus    Bus      // default VirtioBlk
 	Disks      []Disk   // further disks
 
+	// Volatile gives the system disk a write cache that a power cut empties (package nbd). Without
+	// it what the guest wrote and did not flush mostly survives, which no real disk promises.
+	Volatile bool
+	// Tear, unless 0, lets a power cut take only some sectors of that cache, by a chance that begins here.
+	Tear uint64
+
 	// Seeds are metadata media: ISO 9660 files become CDs, others (vfat) read-only disks.
 	Seeds     []string
 	DMISerial string // SMBIOS system serial number, such as "ds=nocloud;s=http://10.0.2.2:8000/"
@@ -120,6 +126,8 @@ func (vm VM) complete() (VM, error) {
 		return vm, fault.New(fault.Usage, "VM name %q: only letters, digits and hyphens are allowed", vm.Name)
 	case vm.Image == "" && vm.Kernel == "":
 		return vm, fault.New(fault.Usage, "VM %s: neither an image nor a kernel to boot", vm.Name)
+	case vm.Volatile && vm.Image == "":
+		return vm, fault.New(fault.Usage, "VM %s: it has no system disk that could be volatile", vm.Name)
 	case vm.Dir == "":
 		return vm, fault.New(fault.Usage, "VM %s: no directory for its disk and logs", vm.Name)
 	}

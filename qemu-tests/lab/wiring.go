@@ -6,19 +6,22 @@ import (
 	"os"
 
 	"github.com/slipwayhq/slipway/qemu-tests/lab/ether"
+	"github.com/slipwayhq/slipway/qemu-tests/lab/nbd"
 )
 
 // wiring are the sockets between us and a QEMU that is about to start.
 type wiring struct {
 	qmp, qga net.Conn
 	ports    []*ether.Port
+	disk     *nbd.Disk  // nil if the system disk is not volatile
 	theirs   []*os.File // qmpFD, qgaFD, netFD and so on
 }
 
-// wire makes the sockets and plugs the NICs into their switches.
+// wire makes the sockets, plugs the NICs into their switches and gives power to
+// the disk.
 func (m *Machine) wire() (*wiring, error) {
 	w := &wiring{}
-	if err := w.make(m.vm); err != nil {
+	if err := w.make(m); err != nil {
 		w.closeOurs()
 		w.closeTheirs()
 		return nil, err
@@ -26,7 +29,7 @@ func (m *Machine) wire() (*wiring, error) {
 	return w, nil
 }
 
-func (w *wiring) make(vm VM) (err error) {
+func (w *wiring) make(m *Machine) (err error) {
 	pair := func(name string) (net.Conn, error) {
 		ours, theirs, err := channel(name)
 		if err == nil {
@@ -40,7 +43,7 @@ func (w *wiring) make(vm VM) (err error) {
 	if w.qga, err = pair("qga"); err != nil {
 		return err
 	}
-	for i, n := range vm.NICs {
+	for i, n := range m.vm.NICs {
 		if n.Switch == nil {
 			continue
 		}
@@ -55,7 +58,17 @@ func (w *wiring) make(vm VM) (err error) {
 		}
 		w.ports = append(w.ports, port)
 	}
-	return nil
+	if !m.vm.Volatile {
+		return nil
+	}
+	conn, err := pair("disk")
+	if err != nil {
+		return err
+	}
+	if w.disk, err = nbd.Attach(conn, m.path(systemDisk), m.diskOptions()); err != nil {
+		conn.Close()
+	}
+	return err
 }
 
 func (w *wiring) closeOurs() {
@@ -66,6 +79,9 @@ func (w *wiring) closeOurs() {
 	}
 	for _, p := range w.ports {
 		p.Close()
+	}
+	if w.disk != nil {
+		w.disk.Cut()
 	}
 }
 

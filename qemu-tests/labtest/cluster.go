@@ -12,6 +12,7 @@ import (
 	"github.com/slipwayhq/slipway/firstboot/plan"
 	"github.com/slipwayhq/slipway/firstboot/status"
 	"github.com/slipwayhq/slipway/qemu-tests/lab"
+	"github.com/slipwayhq/slipway/qemu-tests/lab/ether"
 )
 
 // Cluster is a lab.Cluster bound to a test, which it ends when a claim does not
@@ -129,6 +130,19 @@ func (c *Cluster) Shutdown(limit time.Duration, names ...string) {
 // Block cuts a node off the network, Unblock ends that.
 func (c *Cluster) Block(name string)   { c.Helper(); c.must(c.lab.Block(name)) }
 func (c *Cluster) Unblock(name string) { c.Helper(); c.must(c.lab.Unblock(name)) }
+
+// Partition parts groups of nodes from each other, Sever makes the one deaf to
+// the other, Rejoin ends both.
+func (c *Cluster) Partition(groups ...[]string) { c.Helper(); c.must(c.lab.Partition(groups...)) }
+func (c *Cluster) Sever(from, to []string)      { c.Helper(); c.must(c.lab.Sever(from, to)) }
+func (c *Cluster) Rejoin()                      { c.lab.Rejoin() }
+
+// Impair delays or loses what a node sends and is sent, Mend ends that.
+func (c *Cluster) Impair(name string, p ether.Path) { c.Helper(); c.must(c.lab.Impair(name, p)) }
+func (c *Cluster) Mend(name string)                 { c.Helper(); c.must(c.lab.Mend(name)) }
+
+// Heal ends all faults.
+func (c *Cluster) Heal() { c.Helper(); c.must(c.lab.Heal(c.ctx)) }
 
 // WaitUntilReady waits until nodes say that they are ready; all without names.
 func (c *Cluster) WaitUntilReady(limit time.Duration, names ...string) {

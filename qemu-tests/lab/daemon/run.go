@@ -43,7 +43,8 @@ func Run(ctx context.Context, place Place, log logrus.FieldLogger) (err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	cluster, err := lab.NewCluster(ctx, lab.ClusterConfig{Topology: top, Images: request.Images, Seeds: request.Seeds,
-		Dir: place.Machines(), CPUs: request.CPUs, Memory: request.Memory, Log: log})
+		Dir: place.Machines(), CPUs: request.CPUs, Memory: request.Memory,
+		Volatile: request.Volatile, Log: log})
 	if err != nil {
 		return err
 	}

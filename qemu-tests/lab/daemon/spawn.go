@@ -21,6 +21,7 @@ type Request struct {
 	Seeds    string `json:"seeds"`
 	CPUs     int    `json:"cpus,omitempty"`
 	Memory   int64  `json:"memory,omitempty"`
+	Volatile bool   `json:"volatile,omitempty"` // see lab.VM
 }
 
 // Write leaves the request for the daemon.

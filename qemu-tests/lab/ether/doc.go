@@ -18,7 +18,7 @@
 //
 // Faults are part of the switch, since nothing else sees all frames: a port's
 // cable is cut, one direction between two ports is blocked, delayed, or loses
-// frames (faults.go). They are set by name and so outlive a machine's power
+// frames (faults.go), also on the way through a router (origin.go). They are set by name and so outlive a machine's power
 // cycle. Chance is drawn from a seed, one sequence for each ordered pair of
 // ports: the n-th frame of a path meets the same fate in every run.
 package ether

@@ -113,15 +113,18 @@ func (f *faults) cut(port string) bool {
 	return false
 }
 
-// meet decides the fate of one frame.
-func (f *faults) meet(from, to string, now time.Time) (lost bool, wait time.Duration) {
+// meet decides the fate of one frame. If a router sends it, origin is the port
+// that the packet came from before; a fault between two names counts for both
+// legs of its way as one, and one with Any for each leg by itself.
+func (f *faults) meet(from, origin, to string, now time.Time) (lost bool, wait time.Duration) {
 	if len(f.rules) == 0 && len(f.last) == 0 {
 		return false, 0
 	}
 	var sum Path
 	arrives := 1.0
 	for names, p := range f.rules {
-		if !fits(names[0], from) || !fits(names[1], to) {
+		routed := origin != "" && names[0] != Any && names[1] != Any && fits(names[0], origin)
+		if !routed && !fits(names[0], from) || !fits(names[1], to) {
 			continue
 		}
 		sum.Blocked = sum.Blocked || p.Blocked

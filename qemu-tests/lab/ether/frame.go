@@ -53,6 +53,9 @@ type PortConfig struct {
 	VLAN uint16
 	// Trunk are the VLANs whose frames carry a tag on this port.
 	Trunk []uint16
+	// Router says that what comes from this port may be somebody else's: a fault between two
+	// machines is then met by packets that take the way through the router, too.
+	Router bool
 }
 
 func (c PortConfig) check() error {

@@ -1,6 +1,7 @@
 package ether
 
 import (
+	"net/netip"
 	"slices"
 	"sync"
 	"time"
@@ -37,6 +38,7 @@ type Switch struct {
 	closed   bool
 	ports    map[string]*Port
 	stations map[station]sighting
+	origins  map[netip.Addr]string // ports from which an address has sent, routers left out
 	faults   faults
 	captures []*capture
 }
@@ -65,6 +67,7 @@ func New(opts Options) *Switch {
 		opts:     opts,
 		ports:    map[string]*Port{},
 		stations: map[station]sighting{},
+		origins:  map[netip.Addr]string{},
 		faults:   newFaults(opts.Seed),
 	}
 }
@@ -141,6 +144,7 @@ func (s *Switch) forward(from *Port, raw []byte) {
 		return
 	}
 	s.learn(from, f, now)
+	s.trace(from, f)
 	if to := s.find(f, now); to != nil {
 		if to != from {
 			s.pass(from, to, f, now)
@@ -192,7 +196,7 @@ func (s *Switch) pass(from, to *Port, f frame, now time.Time) {
 		to.stats.Cut++
 		return
 	}
-	lost, wait := s.faults.meet(from.name, to.name, now)
+	lost, wait := s.faults.meet(from.name, s.origin(from, f), to.name, now)
 	if lost {
 		to.stats.Lost++
 		return

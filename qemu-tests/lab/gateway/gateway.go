@@ -83,7 +83,7 @@ func New(sw *ether.Switch, networks []Network, opts Options) (*Gateway, error) {
 		}
 		links = append(links, link{
 			port:      PortName + "/" + n.Name,
-			cfg:       ether.PortConfig{VLAN: n.VLAN},
+			cfg:       ether.PortConfig{VLAN: n.VLAN, Router: true},
 			mac:       macFor(n.Name),
 			mtu:       n.MTU,
 			addresses: n.Addresses,
