@@ -21,7 +21,7 @@ const (
 	retryRole    = 5 * time.Second // after a service failed
 	watchRole    = 10 * time.Second
 	observeAgain = 10 * time.Second
-	observeLimit = 4 * time.Second // for one observer
+	observeLimit = 12 * time.Second // for one observer
 	// A task that failed is begun again after retryFirst, then after twice as long
 	// each time, up to retryLongest.
 	retryFirst   = 2 * time.Second
