@@ -5,6 +5,7 @@ go 1.26.0
 require (
 	filippo.io/age v1.3.2
 	github.com/ProtonMail/go-crypto v1.5.2
+	github.com/anishathalye/porcupine v1.1.0
 	github.com/cavaliergopher/cpio v1.0.1
 	github.com/coreos/butane v0.26.0
 	github.com/coreos/go-systemd/v22 v22.7.0
