@@ -1,0 +1,236 @@
+// Package load is the clients of a drill: they write and read through a virtual
+// address while faults happen, and put down what they saw (package history).
+//
+// In go the way to the cluster, an application's role and how fast to be, out come
+// operations with their outcomes, which are never better than what the server has
+// said: outcome.go tells when an operation counts as acknowledged, failed or
+// unknown. Some clients insert numbers, each once; some read, write, compare and
+// add to a few registers; and one for each database node goes round the virtual
+// address and tries to insert there, which only the primary may accept.
+package load
+
+import (
+	"context"
+	"crypto/tls"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"net"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/slipwayhq/slipway/internal/fault"
+	"github.com/slipwayhq/slipway/qemu-tests/drill/history"
+)
+
+// Config is what the clients are given. What has no default must be there.
+type Config struct {
+	Dial     func(ctx context.Context, address string) (net.Conn, error)
+	TLS      *tls.Config // the cluster's authority; the server must be whom the address names
+	Database string
+	User     string
+	Password string
+	Address  string            // the virtual one, with the port that leads to the primary
+	Direct   map[string]string // each database node's own address and port
+
+	Inserters int           // default 3
+	Registrar int           // clients of registers; default 3
+	Every     time.Duration // pause of a client between two operations; default 250 ms
+	// DirectEvery is the pause of a client that goes round the virtual address; default 2 s.
+	DirectEvery time.Duration
+	Deadline    time.Duration // of a statement; default 4 s
+	Connect     time.Duration // of a connection; default 4 s
+	Seed        uint64        // of what the clients choose
+	History     *history.Writer
+}
+
+func (c Config) complete() Config {
+	number := func(n *int, or int) {
+		if *n == 0 {
+			*n = or
+		}
+	}
+	length := func(d *time.Duration, or time.Duration) {
+		if *d == 0 {
+			*d = or
+		}
+	}
+	number(&c.Inserters, 3)
+	number(&c.Registrar, 3)
+	length(&c.Every, 250*time.Millisecond)
+	length(&c.DirectEvery, 2*time.Second)
+	length(&c.Deadline, 4*time.Second)
+	length(&c.Connect, 4*time.Second)
+	return c
+}
+
+// Registers live for so many operations, so many at once: whether an order of
+// operations exists takes longer to find the more of unknown outcome there are.
+const (
+	registerOps     = 80
+	registersAtOnce = 2
+)
+
+// Load is the clients at work.
+type Load struct {
+	cfg       Config
+	stop      context.CancelFunc
+	group     sync.WaitGroup
+	processes atomic.Int64
+	values    atomic.Int64 // each is written once
+	registers atomic.Int64 // operations on them
+}
+
+const tables = `create table if not exists drill_set (value bigint primary key);
+create table if not exists drill_register (key text primary key, value bigint not null)`
+
+// Prepare makes the clients' tables, and tries until ctx ends.
+func Prepare(ctx context.Context, cfg Config) error {
+	cfg = cfg.complete()
+	for {
+		err := prepareOnce(ctx, cfg)
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fault.New(fault.Failed, "the clients' tables could not be made: %w", err)
+		case <-time.After(time.Second):
+		}
+	}
+}
+
+func prepareOnce(ctx context.Context, cfg Config) error {
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	s, err := open(ctx, cfg, cfg.Address)
+	if err != nil {
+		return err
+	}
+	defer s.close()
+	_, err = s.conn.PgConn().Exec(ctx, tables).ReadAll()
+	return err
+}
+
+// Start sets the clients to work. They end with Stop, or with ctx.
+func Start(ctx context.Context, cfg Config) *Load {
+	l := &Load{cfg: cfg.complete()}
+	ctx, l.stop = context.WithCancel(ctx)
+	for i := range l.cfg.Inserters {
+		l.client(ctx, i, l.cfg.Address, "", l.cfg.Every, (*client).insert)
+	}
+	for i := range l.cfg.Registrar {
+		l.client(ctx, l.cfg.Inserters+i, l.cfg.Address, "", l.cfg.Every, (*client).register)
+	}
+	for i, node := range slices.Sorted(maps.Keys(l.cfg.Direct)) {
+		l.client(ctx, l.cfg.Inserters+l.cfg.Registrar+i, l.cfg.Direct[node], node, l.cfg.DirectEvery, (*client).insert)
+	}
+	return l
+}
+
+// Stop ends the clients and waits until each has its last answer, or has given up.
+func (l *Load) Stop() {
+	l.stop()
+	l.group.Wait()
+}
+
+// client is one client, with the connection that it has at the moment.
+type client struct {
+	*Load
+	random  *rand.Rand
+	address string
+	direct  string
+	process int
+	session *session
+	seen    map[string]int64 // what it last saw in registers
+}
+
+func (l *Load) client(ctx context.Context, number int, address, direct string, every time.Duration, work func(*client, context.Context)) {
+	c := &client{Load: l, random: rand.New(rand.NewPCG(l.cfg.Seed, uint64(number))), address: address, direct: direct, seen: map[string]int64{}}
+	c.renew()
+	l.group.Go(func() {
+		defer func() {
+			if c.session != nil {
+				c.session.close()
+			}
+		}()
+		for {
+			// Between half and one and a half of the pause, so that clients do not go in step.
+			pause := every/2 + time.Duration(c.random.Int64N(int64(every)))
+			select {
+			case <-ctx.Done():
+				return
+			case <-time.After(pause):
+			}
+			// An operation that was begun is not broken off: its outcome would be unknown for no reason.
+			work(c, context.WithoutCancel(ctx))
+		}
+	})
+}
+
+// renew makes the client another process: of one whose operation has an unknown
+// outcome, that operation may be under way still.
+func (c *client) renew() { c.process = int(c.processes.Add(1)) }
+
+func (c *client) insert(ctx context.Context) {
+	c.do(ctx, history.Op{Kind: history.Insert, Value: c.values.Add(1)})
+}
+
+// register chooses an operation on one of the registers of the moment.
+func (c *client) register(ctx context.Context) {
+	number := c.registers.Add(1)
+	o := history.Op{Key: fmt.Sprintf("r%d-%d", number/(registerOps*registersAtOnce), c.random.IntN(registersAtOnce))}
+	seen := c.seen[o.Key]
+	switch choice := c.random.IntN(10); {
+	case choice < 4:
+		o.Kind = history.Read
+	// A register that holds 0 may have no row yet, with which nothing compares.
+	case choice < 6, choice < 8 && seen == 0:
+		o.Kind, o.Value = history.Write, c.values.Add(1)
+	case choice < 8:
+		o.Kind, o.Value, o.Expect = history.CAS, c.values.Add(1), seen
+	default:
+		// What writes leave in a register is small, so that a sum tells how often something was added.
+		o.Kind, o.Expect = history.Add, 1_000_000_000
+	}
+	if o = c.do(ctx, o); o.Outcome == history.Acknowledged && (o.Kind != history.CAS || o.Applied) {
+		c.seen = map[string]int64{o.Key: o.Value}
+	}
+}
+
+// do carries an operation out and puts it down.
+func (c *client) do(ctx context.Context, o history.Op) history.Op {
+	o.Process, o.Direct, o.Invoked = c.process, c.direct, c.cfg.History.Now()
+	err := c.try(ctx, &o)
+	o.Completed = c.cfg.History.Now()
+	if err != nil {
+		o.Error = err.Error()
+	}
+	if o.Outcome == history.Unknown {
+		c.renew()
+	}
+	if o.Outcome != history.Acknowledged && c.session != nil && c.session.conn.IsClosed() {
+		c.session.close()
+		c.session = nil
+	}
+	c.cfg.History.Add(o)
+	return o
+}
+
+func (c *client) try(ctx context.Context, o *history.Op) error {
+	if c.session == nil {
+		connect, cancel := context.WithTimeout(ctx, c.cfg.Connect)
+		defer cancel()
+		s, err := open(connect, c.cfg, c.address)
+		if err != nil {
+			o.Outcome = history.Failed // nothing was asked for
+			return err
+		}
+		c.session = s
+	}
+	ctx, cancel := context.WithTimeout(ctx, c.cfg.Deadline)
+	defer cancel()
+	return c.session.carryOut(ctx, o)
+}
