@@ -7,8 +7,10 @@ import (
 	"encoding/json"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/slipwayhq/slipway/firstboot/overview"
@@ -21,6 +23,16 @@ import (
 // outside of the cluster would, from the gateway.
 func (c *Cluster) Dial(ctx context.Context, address string) (net.Conn, error) {
 	return c.network.dial(ctx, address)
+}
+
+// Witness calls seen for each frame that a node sends from an IP address, until stop
+// is called: it tells who has a virtual address, whatever the nodes say.
+func (c *Cluster) Witness(address netip.Addr, seen func(node string)) (stop func()) {
+	return c.network.sw.Witness(address, func(_ time.Time, port string) {
+		if node, _, isNode := strings.Cut(port, "/"); isNode {
+			seen(node)
+		}
+	})
 }
 
 // Report is a node's own account of itself, by way of the guest agent, so that it

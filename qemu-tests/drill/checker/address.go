@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -34,6 +35,16 @@ type Sample struct {
 	Writable map[string][]string `json:"writable"`
 	Silent   []string            `json:"silent,omitempty"` // nodes that gave no answer
 	Whole    bool                `json:"whole"`            // all are ready and nothing contradicts
+	Problems []string            `json:"problems,omitempty"`
+}
+
+// Words are why a sample is not whole.
+func (s Sample) Words() string {
+	words := slices.Clone(s.Problems)
+	if len(s.Silent) > 0 {
+		words = append(words, "no answer from "+strings.Join(s.Silent, ", "))
+	}
+	return strings.Join(words, "; ")
 }
 
 // Tolerances, and why they are not 0.

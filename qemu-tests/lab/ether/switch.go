@@ -34,13 +34,14 @@ const maxStations = 8192
 type Switch struct {
 	opts Options
 
-	mu       sync.Mutex
-	closed   bool
-	ports    map[string]*Port
-	stations map[station]sighting
-	origins  map[netip.Addr]string // ports from which an address has sent, routers left out
-	faults   faults
-	captures []*capture
+	mu        sync.Mutex
+	closed    bool
+	ports     map[string]*Port
+	stations  map[station]sighting
+	origins   map[netip.Addr]string // ports from which an address has sent, routers left out
+	faults    faults
+	captures  []*capture
+	witnesses []*witness
 }
 
 // station is an address in a network.
@@ -143,6 +144,7 @@ func (s *Switch) forward(from *Port, raw []byte) {
 	if f.dst.linkLocalGroup() {
 		return
 	}
+	s.witness(now, from, f)
 	s.learn(from, f, now)
 	s.trace(from, f)
 	if to := s.find(f, now); to != nil {

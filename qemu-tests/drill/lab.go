@@ -1,0 +1,98 @@
+package drill
+
+import (
+	"context"
+	"crypto/tls"
+	"slices"
+
+	"github.com/slipwayhq/slipway/firstboot/overview"
+	"github.com/slipwayhq/slipway/firstboot/plan"
+	"github.com/slipwayhq/slipway/firstboot/status"
+	"github.com/slipwayhq/slipway/qemu-tests/drill/checker"
+	"github.com/slipwayhq/slipway/qemu-tests/lab"
+)
+
+// Lab is a cluster of machines in the lab, as a drill's ground.
+type Lab struct {
+	Cluster *lab.Cluster
+	Plan    *plan.Plan
+	// Admin makes a certificate to ask the agents with: each is good for a short time.
+	Admin func() (*tls.Config, error)
+}
+
+// Nodes implements Ground.
+func (l *Lab) Nodes() (names []string) {
+	for _, n := range l.Plan.Nodes {
+		names = append(names, n.Name)
+	}
+	return names
+}
+
+// VIPs implements Ground.
+func (l *Lab) VIPs() (names []string) {
+	for _, v := range l.Plan.VIPs {
+		names = append(names, v.Name)
+	}
+	return names
+}
+
+// Look implements Ground.
+func (l *Lab) Look(ctx context.Context) checker.Sample {
+	config, err := l.Admin()
+	if err != nil {
+		return checker.Sample{Problems: []string{err.Error()}}
+	}
+	return sample(l.Plan, l.Cluster.Overview(ctx, l.Plan, config))
+}
+
+// Watch implements Ground.
+func (l *Lab) Watch(seen func(vip, node string)) (stop func()) {
+	var stops []func()
+	for _, v := range l.Plan.VIPs {
+		stops = append(stops, l.Cluster.Witness(v.Address.Addr(), func(node string) { seen(v.Name, node) }))
+	}
+	return func() {
+		for _, stop := range stops {
+			stop()
+		}
+	}
+}
+
+// sample takes from an overview what a drill goes by.
+func sample(p *plan.Plan, o overview.Overview) checker.Sample {
+	s := checker.Sample{Holders: map[string][]string{}, Writable: map[string][]string{}, Whole: o.ExitCode() == 0, Problems: o.Contradictions}
+	for _, n := range o.Nodes {
+		if n.Report == nil {
+			s.Silent = append(s.Silent, n.Name)
+			continue
+		}
+		if code := n.Report.State.ExitCode(); code != 0 {
+			s.Problems = append(s.Problems, n.Name+" is "+lab.Progress(n.Report))
+		}
+		c := n.Report.Cluster
+		if c == nil {
+			continue
+		}
+		leads := false
+		if c.Database != nil {
+			for _, m := range c.Database.Members {
+				leads = leads || m.Node == n.Name && m.Role == "leader" && m.State == "running"
+			}
+		}
+		if leads {
+			s.Primaries = append(s.Primaries, n.Name)
+		}
+		reaches := slices.ContainsFunc(c.Backends, func(b status.Backend) bool { return b.Name == "read-write" && b.Up })
+		for _, v := range p.HeldBy(n.Name) {
+			for _, held := range c.VIPs {
+				if held.Name == v.Name && held.Held {
+					s.Holders[v.Name] = append(s.Holders[v.Name], n.Name)
+				}
+			}
+			if leads && v.On == plan.OnDatabases || reaches && v.On == plan.OnBalancers {
+				s.Writable[v.Name] = append(s.Writable[v.Name], n.Name)
+			}
+		}
+	}
+	return s
+}

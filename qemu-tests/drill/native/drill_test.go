@@ -1,0 +1,176 @@
+package native
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/slipwayhq/slipway/firstboot/role/database"
+	"github.com/slipwayhq/slipway/qemu-tests/drill"
+	"github.com/slipwayhq/slipway/qemu-tests/drill/schedule"
+)
+
+// crash kills PostgreSQL's first process on the primary, as a defect in it or the
+// kernel short of memory would. Patroni, which is left, starts it again.
+type crash struct{ *cluster }
+
+func (crash) Plan() schedule.Fault {
+	return schedule.Fault{Name: "crash", Targets: []schedule.Target{schedule.Primary}}
+}
+
+func (f crash) Inject(_ context.Context, nodes []string, _ uint64) error {
+	for _, name := range nodes {
+		var pid int
+		if _, err := fmt.Sscan(f.nodes[name].File(f.t, "/var/lib/postgresql/17/main/postmaster.pid"), &pid); err != nil {
+			return err
+		}
+		end(pid)
+	}
+	return nil
+}
+
+// end kills a process and takes what is left of it: the test is process 1 of its
+// namespace, and Patroni takes a dead process that nobody has waited for (a zombie)
+// for one that runs.
+func end(pid int) {
+	syscall.Kill(pid, syscall.SIGKILL)
+	for {
+		if _, err := syscall.Wait4(pid, nil, 0, nil); err != syscall.EINTR {
+			return // it was another's child, who has waited for it
+		}
+	}
+}
+
+func (crash) Heal(context.Context, []string) error { return nil }
+
+// deafLoss has the replicas fall behind without a word, and then takes the primary
+// away for good: PostgreSQL and Patroni are killed and do not come back until the
+// end. What the primary alone has written by then is on no disk that is left.
+type deafLoss struct {
+	*cluster
+	behind time.Duration
+}
+
+func (deafLoss) Plan() schedule.Fault {
+	return schedule.Fault{Name: "deaf-loss", Targets: []schedule.Target{schedule.Primary}, Shortest: 40 * time.Second, Longest: 40 * time.Second}
+}
+
+func (f deafLoss) Inject(ctx context.Context, nodes []string, _ uint64) error {
+	gone := nodes[0]
+	var deaf []int
+	for name := range f.nodes {
+		if name != gone {
+			deaf = append(deaf, f.processes(name, "walreceiver")...)
+		}
+	}
+	if len(deaf) != len(f.nodes)-1 {
+		return fmt.Errorf("%d replicas receive, not %d", len(deaf), len(f.nodes)-1)
+	}
+	for _, pid := range deaf {
+		if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
+			return err
+		}
+		// It ends as soon as it runs on, before it reads what has piled up at its socket.
+		if err := syscall.Kill(pid, syscall.SIGTERM); err != nil {
+			return err
+		}
+	}
+	select { // clients write meanwhile
+	case <-time.After(f.behind):
+	case <-ctx.Done():
+	}
+	for _, pid := range f.processes(gone, "patroni") {
+		syscall.Kill(pid, syscall.SIGKILL)
+	}
+	f.nodes[gone].StopUnit(database.Unit) // its systemd would start it anew
+	// Whoever was a child of the first process killed is one of the test afterwards.
+	for left := f.processes(gone, "postgres"); len(left) > 0; left = f.processes(gone, "postgres") {
+		for _, pid := range left {
+			end(pid)
+		}
+	}
+	for _, pid := range deaf {
+		syscall.Kill(pid, syscall.SIGCONT)
+	}
+	return ctx.Err()
+}
+
+func (f deafLoss) Heal(_ context.Context, nodes []string) error {
+	f.nodes[nodes[0]].StartUnit(database.Unit)
+	return nil
+}
+
+func rounds(t *testing.T, c *cluster, count int, faults ...drill.Fault) drill.Config {
+	t.Helper()
+	var plans []schedule.Fault
+	for _, f := range faults {
+		plans = append(plans, f.Plan())
+	}
+	all, err := schedule.New(c.plan, plans, count, 7)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return drill.Config{Seed: 7, Schedule: all, Faults: faults}
+}
+
+func tell(t *testing.T, r *drill.Result) {
+	t.Helper()
+	for _, round := range r.Rounds {
+		t.Logf("round %d: %s of %v: gap %.1f s, whole after %.1f s %s", round.Number, round.Fault, round.Hit, round.Gap.Length().Seconds(), (round.Whole - round.Healed).Seconds(), round.Problem)
+	}
+	t.Logf("%+v", r.Verdict.Counts)
+	for _, c := range r.Verdict.Claims {
+		t.Logf("%s: %t %s", c.Name, c.Held, strings.Join(c.Evidence[:min(len(c.Evidence), 3)], "\n  "))
+	}
+}
+
+func TestAClusterAsSlipwayBuildsItLosesNothing(t *testing.T) {
+	c := form(t)
+	r := c.drill(rounds(t, c, 2, crash{c}, deafLoss{c, 4 * time.Second}))
+	tell(t, r)
+	if !r.Held() || len(r.Rounds) != 4 || r.Skipped != 0 {
+		t.Errorf("held %t, %d rounds, %d skipped, %s", r.Held(), len(r.Rounds), r.Skipped, r.Problem)
+	}
+	for _, round := range r.Rounds {
+		if round.Served == 0 || round.Gap.Open || round.Gap.Length() <= 0 {
+			t.Errorf("round %d: %+v", round.Number, round)
+		}
+	}
+	if r.Verdict.Counts.Unknown == 0 {
+		t.Error("no operation of unknown outcome: the fault did not hit clients")
+	}
+	if len(r.Picture.Writers) < 2 {
+		t.Errorf("who wrote: %+v", r.Picture.Writers)
+	}
+}
+
+// Without synchronous replication, and without a failsafe, acknowledged writes are
+// where the primary is, and go with it. A checker that does not see this sees nothing.
+func TestABrokenClusterIsSeenToLose(t *testing.T) {
+	c := form(t)
+	c.set("--set", "synchronous_mode=off", "--set", "failsafe_mode=false")
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(time.Second) {
+		out, err := c.nodes["a-db1"].On("runuser", "-u", "postgres", "--", "/usr/lib/postgresql/17/bin/psql", "-XAtc", "show synchronous_standby_names")
+		if err == nil && strings.TrimSpace(out) == "" {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("replication is still synchronous: %q, %v", out, err)
+		}
+	}
+	r := c.drill(rounds(t, c, 1, deafLoss{c, 4 * time.Second}))
+	tell(t, r)
+	if lost := r.Verdict.Claim("nothing-lost"); lost.Held || r.Verdict.Counts.Lost < 5 || r.Held() {
+		t.Errorf("a cluster that loses was not seen to: %+v", lost)
+	}
+	if !strings.Contains(strings.Join(r.Verdict.Claim("nothing-lost").Evidence, "\n"), "by a-db1 on timeline 1") {
+		t.Error("the evidence does not say who had acknowledged what is lost")
+	}
+	// All else went well: the loss is silent, which is what makes it bad.
+	if len(r.Rounds) != 1 || r.Rounds[0].Problem != "" || r.Problem != "" {
+		t.Errorf("%+v, %s", r.Rounds, r.Problem)
+	}
+}
