@@ -3,12 +3,20 @@ package drill
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
+	"net"
 	"slices"
+	"strconv"
+
+	"golang.org/x/crypto/ssh"
 
 	"github.com/slipwayhq/slipway/firstboot/overview"
 	"github.com/slipwayhq/slipway/firstboot/plan"
 	"github.com/slipwayhq/slipway/firstboot/status"
+	"github.com/slipwayhq/slipway/internal/fault"
 	"github.com/slipwayhq/slipway/qemu-tests/drill/checker"
+	"github.com/slipwayhq/slipway/qemu-tests/drill/load"
+	"github.com/slipwayhq/slipway/qemu-tests/drill/schedule"
 	"github.com/slipwayhq/slipway/qemu-tests/lab"
 )
 
@@ -18,6 +26,48 @@ type Lab struct {
 	Plan    *plan.Plan
 	// Admin makes a certificate to ask the agents with: each is good for a short time.
 	Admin func() (*tls.Config, error)
+	// Key opens the nodes' SSH servers.
+	Key ssh.Signer
+}
+
+// loopback is where a database is found on its own node. Its certificate is good for
+// that (seeding).
+const loopback = "127.0.0.1"
+
+// Clients are what package load is given for the first database of the plan, and
+// what is to be closed after the drill.
+func (l *Lab) Clients(authority *x509.CertPool, password string) (load.Config, func(), error) {
+	site, err := schedule.Serving(l.Plan)
+	if err != nil {
+		return load.Config{}, nil, err
+	}
+	if len(l.Plan.Databases) == 0 || !slices.ContainsFunc(l.Plan.VIPs, func(v plan.VIP) bool { return v.Site == site }) {
+		return load.Config{}, nil, fault.New(fault.Usage, "cluster %s needs a database and a virtual address at site %s, for clients to work on", l.Plan.Cluster, site).
+			WithMend("add vips and databases to the topology; docs/topology.md explains them")
+	}
+	vip := l.Plan.VIPs[slices.IndexFunc(l.Plan.VIPs, func(v plan.VIP) bool { return v.Site == site })]
+	tunnels := &tunnels{dial: l.Cluster.Dial, key: l.Key}
+	cfg := load.Config{
+		TLS: &tls.Config{RootCAs: authority, MinVersion: tls.VersionTLS12}, Database: l.Plan.Databases[0].Name, User: l.Plan.Databases[0].Owner, Password: password,
+		Address: net.JoinHostPort(vip.Address.Addr().String(), strconv.Itoa(vip.ReadWrite)), Direct: map[string]string{},
+		Dial: func(ctx context.Context, node, address string) (net.Conn, error) {
+			if node == "" {
+				return l.Cluster.Dial(ctx, address)
+			}
+			n, err := l.Plan.Node(node)
+			if err != nil {
+				return nil, err
+			}
+			return tunnels.connect(ctx, net.JoinHostPort(n.Address.String(), "22"), address)
+		},
+	}
+	// The standbys of other sites too: what they hold counts, and they may accept nothing.
+	for _, s := range l.Plan.Sites {
+		for _, n := range l.Plan.DatabaseNodes(s.Name) {
+			cfg.Direct[n.Name] = net.JoinHostPort(loopback, strconv.Itoa(s.Postgres.Port))
+		}
+	}
+	return cfg, tunnels.close, nil
 }
 
 // Nodes implements Ground.

@@ -22,7 +22,7 @@ func Final(ctx context.Context, cfg Config) (sets map[string][]int64, primary st
 			if sets[node] != nil || primary != "" && node == primary {
 				continue
 			}
-			set, leads, upTo, why := readSet(ctx, cfg, address, position)
+			set, leads, upTo, why := readSet(ctx, cfg, node, address, position)
 			switch {
 			case why != nil:
 				err = fault.New(fault.Failed, "what %s holds at the end: %w", node, why)
@@ -50,10 +50,10 @@ func Final(ctx context.Context, cfg Config) (sets map[string][]int64, primary st
 
 // readSet reads the set of one node. With a position, a replica must have replayed
 // up to it; without, it is only asked whether it leads.
-func readSet(ctx context.Context, cfg Config, address, position string) (set []int64, leads bool, upTo string, err error) {
+func readSet(ctx context.Context, cfg Config, node, address, position string) (set []int64, leads bool, upTo string, err error) {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
-	s, err := open(ctx, cfg, address)
+	s, err := open(ctx, cfg, node, address)
 	if err != nil {
 		return nil, false, "", err
 	}

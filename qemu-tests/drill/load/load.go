@@ -27,13 +27,14 @@ import (
 
 // Config is what the clients are given. What has no default must be there.
 type Config struct {
-	Dial     func(ctx context.Context, address string) (net.Conn, error)
+	// Dial connects to the virtual address, with node "", or to a database node.
+	Dial     func(ctx context.Context, node, address string) (net.Conn, error)
 	TLS      *tls.Config // the cluster's authority; the server must be whom the address names
 	Database string
 	User     string
 	Password string
 	Address  string            // the virtual one, with the port that leads to the primary
-	Direct   map[string]string // each database node's own address and port
+	Direct   map[string]string // each database node's own address and port, as its certificate has it
 
 	Inserters int           // default 3
 	Registrar int           // clients of registers; default 3
@@ -41,7 +42,7 @@ type Config struct {
 	// DirectEvery is the pause of a client that goes round the virtual address; default 2 s.
 	DirectEvery time.Duration
 	Deadline    time.Duration // of a statement; default 4 s
-	Connect     time.Duration // of a connection; default 4 s
+	Connect     time.Duration // of a connection; default 4 s, and five times that to a node itself
 	Seed        uint64        // of what the clients choose
 	History     *history.Writer
 }
@@ -105,7 +106,7 @@ func Prepare(ctx context.Context, cfg Config) error {
 func prepareOnce(ctx context.Context, cfg Config) error {
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
-	s, err := open(ctx, cfg, cfg.Address)
+	s, err := open(ctx, cfg, "", cfg.Address)
 	if err != nil {
 		return err
 	}
@@ -221,9 +222,13 @@ func (c *client) do(ctx context.Context, o history.Op) history.Op {
 
 func (c *client) try(ctx context.Context, o *history.Op) error {
 	if c.session == nil {
-		connect, cancel := context.WithTimeout(ctx, c.cfg.Connect)
+		limit := c.cfg.Connect
+		if c.direct != "" {
+			limit *= 5
+		}
+		connect, cancel := context.WithTimeout(ctx, limit)
 		defer cancel()
-		s, err := open(connect, c.cfg, c.address)
+		s, err := open(connect, c.cfg, c.direct, c.address)
 		if err != nil {
 			o.Outcome = history.Failed // nothing was asked for
 			return err

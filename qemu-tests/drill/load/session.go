@@ -29,7 +29,7 @@ type session struct {
 // waits for its replicas would then be done without them, and others see it.
 var errOnce = errors.New("no second connection, to cancel")
 
-func open(ctx context.Context, cfg Config, address string) (*session, error) {
+func open(ctx context.Context, cfg Config, node, address string) (*session, error) {
 	host, _, err := net.SplitHostPort(address)
 	if err != nil {
 		return nil, err
@@ -48,7 +48,7 @@ func open(ctx context.Context, cfg Config, address string) (*session, error) {
 		if dialled.Swap(true) {
 			return nil, errOnce
 		}
-		return cfg.Dial(ctx, address)
+		return cfg.Dial(ctx, node, address)
 	}
 	config.LookupFunc = func(_ context.Context, host string) ([]string, error) { return []string{host}, nil }
 	config.OnNotice = func(_ *pgconn.PgConn, n *pgconn.Notice) { s.warned.Store(n) }

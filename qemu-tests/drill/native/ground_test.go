@@ -158,8 +158,8 @@ func (c *cluster) Look(ctx context.Context) checker.Sample {
 }
 
 // dial connects to a database, or to that which calls itself the primary.
-func (c *cluster) dial(ctx context.Context, to string) (net.Conn, error) {
-	if to == address {
+func (c *cluster) dial(ctx context.Context, node, to string) (net.Conn, error) {
+	if node == "" {
 		to = ""
 		for _, n := range c.plan.Nodes {
 			request, err := http.NewRequestWithContext(ctx, http.MethodGet, fmt.Sprintf("https://%s:%d/primary", n.Address, plan.PatroniPort), nil)
