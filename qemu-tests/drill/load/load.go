@@ -181,8 +181,7 @@ func (c *client) insert(ctx context.Context) {
 
 // register chooses an operation on one of the registers of the moment.
 func (c *client) register(ctx context.Context) {
-	number := c.registers.Add(1)
-	o := history.Op{Key: fmt.Sprintf("r%d-%d", number/(registerOps*registersAtOnce), c.random.IntN(registersAtOnce))}
+	o := history.Op{Key: fmt.Sprintf("r%d-%d", c.registers.Load()/(registerOps*registersAtOnce), c.random.IntN(registersAtOnce))}
 	seen := c.seen[o.Key]
 	switch choice := c.random.IntN(10); {
 	case choice < 4:
@@ -196,7 +195,11 @@ func (c *client) register(ctx context.Context) {
 		// What writes leave in a register is small, so that a sum tells how often something was added.
 		o.Kind, o.Expect = history.Add, 1_000_000_000
 	}
-	if o = c.do(ctx, o); o.Outcome == history.Acknowledged && (o.Kind != history.CAS || o.Applied) {
+	// What has failed does not count: after a fault the clients go on with the registers that they had.
+	if o = c.do(ctx, o); o.Outcome != history.Failed {
+		c.registers.Add(1)
+	}
+	if o.Outcome == history.Acknowledged && (o.Kind != history.CAS || o.Applied) {
 		c.seen = map[string]int64{o.Key: o.Value}
 	}
 }
