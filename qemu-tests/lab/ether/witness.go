@@ -7,12 +7,8 @@ import (
 	"time"
 )
 
-// EtherTypes (IEEE 802 numbers, IANA) of what names its sender by address.
-const (
-	etherIPv4 = 0x0800
-	etherARP  = 0x0806
-	etherIPv6 = 0x86dd
-)
+// etherARP is the type of ARP (IEEE 802 Numbers, IANA).
+const etherARP = 0x0806
 
 // witness is told who sends from an address.
 type witness struct {
@@ -37,13 +33,11 @@ func (s *Switch) Witness(address netip.Addr, seen func(at time.Time, port string
 }
 
 func (s *Switch) witness(now time.Time, from *Port, f frame) {
-	if len(s.witnesses) == 0 {
+	// What a router passes on is another's.
+	if len(s.witnesses) == 0 || from.cfg.Router {
 		return
 	}
-	sender, ok := f.sender()
-	if !ok {
-		return
-	}
+	sender := f.sender()
 	for _, w := range s.witnesses {
 		if w.address == sender {
 			w.seen(now, from.name)
@@ -51,20 +45,15 @@ func (s *Switch) witness(now time.Time, from *Port, f frame) {
 	}
 }
 
-// sender is the IP address that a frame says it comes from.
-func (f frame) sender() (a netip.Addr, ok bool) {
-	b := f.rest
-	if len(b) < 2 {
-		return a, false
+// sender is the IP address that a packet comes from, or that an ARP message says
+// its sender has (RFC 826); no valid one for anything else.
+func (f frame) sender() netip.Addr {
+	if len(f.rest) < 2 || binary.BigEndian.Uint16(f.rest) != etherARP {
+		return f.source()
 	}
-	kind, b := binary.BigEndian.Uint16(b), b[2:]
-	switch {
-	case kind == etherIPv4 && len(b) >= 20:
-		return netip.AddrFrom4([4]byte(b[12:16])), true
-	case kind == etherIPv6 && len(b) >= 40:
-		return netip.AddrFrom16([16]byte(b[8:24])), true
-	case kind == etherARP && len(b) >= 28 && b[4] == 6 && b[5] == 4:
-		return netip.AddrFrom4([4]byte(b[14:18])), true
+	// Lengths of the two kinds of address, of Ethernet and IPv4.
+	if message := f.rest[2:]; len(message) >= 28 && message[4] == 6 && message[5] == 4 {
+		return netip.AddrFrom4([4]byte(message[14:18]))
 	}
-	return a, false
+	return netip.Addr{}
 }

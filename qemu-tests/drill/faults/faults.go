@@ -1,0 +1,138 @@
+// Package faults is what a drill does to the machines of a lab: each fault with
+// its name, whom it may hit, what makes it and what undoes it.
+//
+// In go a lab's cluster and the nodes that are hit, out comes harm. The mechanics
+// are those of package lab (its faults.go, faults_disk.go, faults_network.go); here
+// stands which of them make a fault that happens in the world, and how strong.
+package faults
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/slipwayhq/slipway/internal/fault"
+	"github.com/slipwayhq/slipway/qemu-tests/drill"
+	"github.com/slipwayhq/slipway/qemu-tests/drill/schedule"
+	"github.com/slipwayhq/slipway/qemu-tests/lab"
+)
+
+// Fault is a kind of harm.
+type Fault struct {
+	schedule.Fault
+	About string // one line for people
+
+	inject func(ctx context.Context, s strike) error
+	heal   func(ctx context.Context, s strike) error // nil: nothing is to be undone
+}
+
+// strike is a fault that hits some nodes.
+type strike struct {
+	cluster *lab.Cluster
+	nodes   []string
+	random  *rand.Rand
+}
+
+// others are the nodes that are not hit.
+func (s strike) others() (names []string) {
+	for _, n := range s.cluster.Nodes() {
+		if !slices.Contains(s.nodes, n.Name) {
+			names = append(names, n.Name)
+		}
+	}
+	return names
+}
+
+// each does something to all nodes that are hit, at the same time.
+func (s strike) each(do func(m *lab.Machine) error) error {
+	errs := make([]error, len(s.nodes))
+	var group sync.WaitGroup
+	for i, name := range s.nodes {
+		group.Go(func() {
+			m, err := s.cluster.Node(name)
+			if err == nil {
+				err = do(m)
+			}
+			errs[i] = err
+		})
+	}
+	group.Wait()
+	return errors.Join(errs...)
+}
+
+// each is a fault of single machines.
+func each(do func(m *lab.Machine, ctx context.Context) error) func(context.Context, strike) error {
+	return func(ctx context.Context, s strike) error {
+		return s.each(func(m *lab.Machine) error { return do(m, ctx) })
+	}
+}
+
+// Named are the faults with these names, in the order of All; all without any.
+func Named(names []string) ([]Fault, error) {
+	if len(names) == 0 {
+		return All(), nil
+	}
+	var known []string
+	var chosen []Fault
+	for _, f := range All() {
+		known = append(known, f.Name)
+		if slices.Contains(names, f.Name) {
+			chosen = append(chosen, f)
+		}
+	}
+	for _, name := range names {
+		if !slices.Contains(known, name) {
+			return nil, fault.New(fault.Usage, "there is no fault %q", name).WithMend("the faults are %s", strings.Join(known, ", "))
+		}
+	}
+	return chosen, nil
+}
+
+// Schedule is what the schedule knows of faults.
+func Schedule(all []Fault) (out []schedule.Fault) {
+	for _, f := range all {
+		out = append(out, f.Fault)
+	}
+	return out
+}
+
+// On has faults hit a cluster.
+func On(c *lab.Cluster, all []Fault) (out []drill.Fault) {
+	for _, f := range all {
+		out = append(out, bound{f, c})
+	}
+	return out
+}
+
+// bound is a fault and its cluster. Healing undoes what inject has done with the same
+// names, so it keeps nothing itself.
+type bound struct {
+	fault   Fault
+	cluster *lab.Cluster
+}
+
+// Plan implements drill.Fault.
+func (b bound) Plan() schedule.Fault { return b.fault.Fault }
+
+// limit bounds what is asked of a guest; a guest that is emulated is slow.
+const limit = 3 * time.Minute
+
+// Inject implements drill.Fault.
+func (b bound) Inject(ctx context.Context, nodes []string, seed uint64) error {
+	bounded, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	return b.fault.inject(bounded, strike{b.cluster, nodes, rand.New(rand.NewPCG(seed, 0))})
+}
+
+// Heal implements drill.Fault.
+func (b bound) Heal(ctx context.Context, nodes []string) error {
+	if b.fault.heal == nil {
+		return nil
+	}
+	// Not bounded: a machine that is given power has it for as long as this context lives.
+	return b.fault.heal(ctx, strike{cluster: b.cluster, nodes: nodes})
+}
