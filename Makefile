@@ -8,7 +8,7 @@ FORMATS ?= qcow2,ova
 # A test process may use both cores; boots run two machines at a time.
 TEST_TIMEOUT ?= 60m
 
-.PHONY: appliances test unit bench long fuzz lint setup clean help
+.PHONY: appliances test unit bench long drill fuzz lint setup clean help
 
 help:
 	@sed -n 's/^## //p' Makefile
@@ -36,6 +36,26 @@ fuzz:
 ## make long         the cluster stories that take an hour: two sites, five orders of power-on with figures
 long: setup bin/slipway
 	$(GO) test -tags long -run 'TestPostgresHA|TestOrders' -timeout 3h -v ./qemu-tests/cluster
+
+DRILL_CLUSTER ?= examples/postgres-ha/cluster.yaml
+DRILL_ROUNDS  ?= 10
+DRILL_SEED    ?= 1
+DRILL_FAULTS  ?= $(shell bin/slipway drill --list | awk 'NR > 1 {print $$1}')
+
+## make drill        every fault DRILL_ROUNDS=10 times on DRILL_CLUSTER, a report for each in OUT/drill; goes on where it was interrupted
+drill: setup bin/slipway
+	$(MAKE) appliances FORMATS=qcow2
+	@mkdir -p $(OUT)/drill
+	@failed=; for fault in $(DRILL_FAULTS); do \
+		page=$(OUT)/drill/$$fault.html; \
+		if [ -e $$page ]; then \
+			echo "drill: $$page is there already"; \
+			grep -q '"outcome": "held"' $(OUT)/drill/$$fault.json || failed="$$failed $$fault"; continue; \
+		fi; \
+		bin/slipway drill $(DRILL_CLUSTER) --images $(OUT) --fault $$fault --rounds $(DRILL_ROUNDS) --seed $(DRILL_SEED) \
+			--report $$page --history $(OUT)/drill/$$fault.jsonl --json > $(OUT)/drill/$$fault.json; \
+		status=$$?; [ $$status -eq 130 ] && exit 130; [ $$status -eq 0 ] || failed="$$failed $$fault"; \
+	done; [ -z "$$failed" ] || { echo "drill: did not hold:$$failed"; exit 1; }
 
 lint:
 	@fmt=$$(gofmt -l cmd builder firstboot internal qemu-tests); [ -z "$$fmt" ] || { echo "gofmt: $$fmt"; exit 1; }

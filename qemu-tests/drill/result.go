@@ -25,6 +25,8 @@ type Result struct {
 	Rounds         []Round         `json:"rounds"`
 	Skipped        int             `json:"skipped"` // rounds that were not begun
 	Verdict        checker.Verdict `json:"verdict"`
+	// Outcome is "held" or "failed", for programs.
+	Outcome string `json:"outcome"`
 	// Problem is why the drill ended before its time; "" if it did not.
 	Problem string  `json:"problem,omitempty"`
 	Picture Picture `json:"picture"`

@@ -302,6 +302,9 @@ func (r *run) judge(ctx context.Context, result *Result) {
 	ops := r.history.Ops()
 	result.Length = r.history.Now()
 	result.Verdict = checker.Check(checker.Input{Ops: ops, Final: sets, Primary: primary, Addresses: addresses, Minimum: minimum})
+	if result.Outcome = "failed"; result.Held() {
+		result.Outcome = "held"
+	}
 	result.Picture = picture(r.Ground.Nodes(), r.Ground.VIPs(), ops, addresses, result.Length)
 }
 

@@ -1,0 +1,237 @@
+package main
+
+import (
+	"crypto/rand"
+	"encoding/binary"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/slipwayhq/slipway/builder"
+	"github.com/slipwayhq/slipway/builder/profile"
+	"github.com/slipwayhq/slipway/internal/atomicfile"
+	"github.com/slipwayhq/slipway/internal/fault"
+	"github.com/slipwayhq/slipway/qemu-tests/drill"
+	"github.com/slipwayhq/slipway/qemu-tests/drill/faults"
+	drillreport "github.com/slipwayhq/slipway/qemu-tests/drill/report"
+	"github.com/slipwayhq/slipway/qemu-tests/drill/schedule"
+)
+
+func drillCommand() *cli.Command {
+	return &cli.Command{
+		Name:      "drill",
+		Usage:     "hurt a fresh copy of a cluster on this machine, and see whether it loses anything",
+		ArgsUsage: "[FILE]",
+		Description: `Boots the nodes of a topology as virtual machines of their own, beside any lab of
+"slipway up", has clients write and read through the virtual address, and makes
+faults, one after the other: power cuts, killed processes, partitions, full disks,
+wrong clocks. After each it waits until the cluster is whole again, with nobody's
+help. In the end it compares what clients were told with what the databases hold.
+
+What happens when comes from the seed alone; --seed repeats a drill. Images that
+are missing are built. The machines and all that belongs to them are removed in the
+end, and with --keep or after a failure kept for a look.
+FILE is cluster.yaml unless another is named.
+
+Exit status: 0 everything held, 9 something did not.
+
+Examples:
+  slipway drill                                    # each fault once
+  slipway drill --list                             # which faults there are
+  slipway drill --fault power-cut --rounds 10      # one fault, ten times
+  slipway drill --fault pause --fault partition --seed 42 --report drill.html
+  slipway drill --rounds 3 --duration 2h           # no fault is begun after two hours
+  slipway drill --seed 42 --dry-run                # what would happen when`,
+		Flags: append([]cli.Flag{
+			&cli.StringSliceFlag{Name: "fault", Usage: "make only the fault `NAME`; may be given again", DefaultText: "all"},
+			&cli.IntFlag{Name: "rounds", Usage: "make each fault `N` times", Value: 1},
+			&cli.Uint64Flag{Name: "seed", Usage: "what the schedule comes from `N`", DefaultText: "chosen by chance, and printed"},
+			&cli.DurationFlag{Name: "duration", Usage: "begin no fault after `TIME`", DefaultText: "no bound"},
+			&cli.StringFlag{Name: "report", Usage: "write a page with a timeline to `FILE`"},
+			&cli.StringFlag{Name: "history", Usage: "keep what the clients saw, JSON lines, in `FILE`"},
+			&cli.BoolFlag{Name: "json", Usage: "print the result as JSON"},
+			&cli.BoolFlag{Name: "list", Usage: "list the faults, and do nothing"},
+			&cli.BoolFlag{Name: "dry-run", Usage: "print the schedule, and do nothing"},
+			&cli.BoolFlag{Name: "keep", Usage: "keep disks and logs of the machines"},
+			&cli.StringFlag{Name: "images", Usage: "`DIR` with ROLE.qcow2 for each role", DefaultText: "out/ of the project"},
+			&cli.IntFlag{Name: "cpus", Usage: "processors of each machine `N`", Value: 1},
+			&cli.StringFlag{Name: "memory", Usage: "memory of nodes whose size the topology leaves open `SIZE`", Value: "1GiB"},
+			&cli.DurationFlag{Name: "timeout", Usage: "how long the cluster may take to form, and half of it to recover `TIME`", Value: 40 * time.Minute},
+			&cli.BoolFlag{Name: "build", Usage: "build images that are missing", Value: true},
+			lockFlag(),
+		}, sourceFlags()...),
+		BashComplete: completeFiles,
+		Action:       runDrill,
+	}
+}
+
+func runDrill(c *cli.Context) error {
+	if c.Bool("list") {
+		return listFaults(c)
+	}
+	l, err := beginLab(c)
+	if err != nil {
+		return err
+	}
+	defer l.close()
+	if len(l.names) > 0 {
+		return fault.New(fault.Usage, "slipway drill takes the whole cluster").WithMend("see slipway drill --help")
+	}
+	if c.Int("cpus") < 1 || c.Int("cpus") > 64 {
+		return fault.New(fault.Usage, "--cpus is 1 to 64, not %d", c.Int("cpus"))
+	}
+	chosen, err := faults.Named(c.StringSlice("fault"))
+	if err != nil {
+		return err
+	}
+	seed := c.Uint64("seed")
+	if !c.IsSet("seed") {
+		if seed, err = anySeed(); err != nil {
+			return err
+		}
+	}
+	rounds, err := schedule.New(l.topology.Plan(), faults.Schedule(chosen), c.Int("rounds"), seed)
+	if err != nil {
+		return err
+	}
+	if c.Bool("dry-run") {
+		return printSchedule(c, seed, rounds)
+	}
+	return l.drill(c, chosen, rounds, seed)
+}
+
+// drill makes the cluster, drills it and shows what came of it.
+func (l *labSession) drill(c *cli.Context, chosen []faults.Fault, rounds []schedule.Round, seed uint64) (err error) {
+	memory, err := profile.ParseSize(c.String("memory"))
+	if err != nil {
+		return fault.New(fault.Usage, "--memory: %w", err)
+	}
+	images, err := l.images(c)
+	if err != nil {
+		return err
+	}
+	l.close() // from here on, lines
+	dir, err := os.MkdirTemp("", "slipway-drill-")
+	if err != nil {
+		return err
+	}
+	kept := c.Bool("keep")
+	defer func() {
+		if kept {
+			l.log.Infof("disks, logs and the clients' history are kept in %s", dir)
+		} else if gone := os.RemoveAll(dir); err == nil {
+			err = gone
+		}
+	}()
+	l.log.Infof("seed %d, %d rounds", seed, len(rounds))
+	site, err := drill.NewSite(c.Context, drill.SiteConfig{Topology: l.topology, Images: images, Dir: dir, CPUs: c.Int("cpus"), Memory: int64(memory), Log: l.log})
+	if err != nil {
+		return err
+	}
+	defer site.Close() // before the directory goes
+	began := time.Now()
+	l.log.Infof("%d machines have power; waiting until the cluster has formed", len(l.topology.Nodes))
+	if err := site.Form(c.Context, c.Duration("timeout")); err != nil {
+		kept = c.Context.Err() == nil || kept
+		return err
+	}
+	l.log.Infof("the cluster has formed in %.0f s", time.Since(began).Seconds())
+	file, err := os.OpenFile(historyFile(c, dir), os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o644)
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	result, err := drill.Run(c.Context, drill.Config{
+		Cluster: l.topology.Name, Version: builder.Version, Seed: seed, Schedule: rounds, Faults: faults.On(site.Cluster, chosen),
+		Ground: site.Lab, Load: site.Clients, History: file, Until: c.Duration("duration"), Recover: c.Duration("timeout") / 2, Log: l.log,
+	})
+	if err != nil {
+		kept = c.Context.Err() == nil || kept
+		return err
+	}
+	kept = kept || !result.Held()
+	return showDrill(c, result)
+}
+
+func historyFile(c *cli.Context, dir string) string {
+	if named := c.String("history"); named != "" {
+		return named
+	}
+	return filepath.Join(dir, "history.jsonl")
+}
+
+// showDrill prints and writes the result.
+func showDrill(c *cli.Context, result *drill.Result) error {
+	if name := c.String("report"); name != "" {
+		if err := atomicfile.Write(name, 0o644, func(f *os.File) error { return drillreport.HTML(f, result) }); err != nil {
+			return err
+		}
+	}
+	var err error
+	if c.Bool("json") {
+		err = printJSON(c, result)
+	} else {
+		_, err = io.WriteString(c.App.Writer, drillreport.Text(result))
+	}
+	if err != nil {
+		return err
+	}
+	return drilled(result)
+}
+
+// drilled is an error if anything did not hold.
+func drilled(result *drill.Result) error {
+	if result.Held() {
+		return nil
+	}
+	return fault.New(fault.Failed, "the drill of %s found something that did not hold", result.Cluster).
+		WithMend("the same faults again: slipway drill with --seed %d", result.Seed)
+}
+
+// anySeed is short enough to be typed.
+func anySeed() (uint64, error) {
+	var b [4]byte
+	_, err := rand.Read(b[:])
+	return uint64(binary.BigEndian.Uint32(b[:])), err
+}
+
+// listedFault is a line of "slipway drill --list".
+type listedFault struct {
+	Name    string            `json:"name"`
+	Targets []schedule.Target `json:"targets"`
+	About   string            `json:"about"`
+}
+
+func listFaults(c *cli.Context) error {
+	var all []listedFault
+	for _, f := range faults.All() {
+		all = append(all, listedFault{f.Name, f.Targets, f.About})
+	}
+	if c.Bool("json") {
+		return printJSON(c, all)
+	}
+	w := tabwriter.NewWriter(c.App.Writer, 0, 4, 2, ' ', 0)
+	fmt.Fprintln(w, "FAULT\tTARGETS\tWHAT HAPPENS")
+	for _, f := range all {
+		var targets []string
+		for _, t := range f.Targets {
+			targets = append(targets, string(t))
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\n", f.Name, strings.Join(targets, " "), f.About)
+	}
+	return w.Flush()
+}
+
+func printSchedule(c *cli.Context, seed uint64, rounds []schedule.Round) error {
+	if c.Bool("json") {
+		return printJSON(c, map[string]any{"schedule_format": schedule.Format, "seed": seed, "rounds": rounds})
+	}
+	_, err := fmt.Fprintf(c.App.Writer, "seed %d\n\n%s", seed, schedule.Text(rounds))
+	return err
+}

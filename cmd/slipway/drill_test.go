@@ -1,0 +1,58 @@
+package main
+
+import (
+	"encoding/json"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/slipwayhq/slipway/internal/fault"
+	"github.com/slipwayhq/slipway/qemu-tests/drill"
+	"github.com/slipwayhq/slipway/qemu-tests/drill/checker"
+	"github.com/slipwayhq/slipway/qemu-tests/drill/schedule"
+)
+
+func TestADrillIsListedAndPlannedWithoutAMachine(t *testing.T) {
+	pair := filepath.Join("..", "..", "examples", "postgres-pair", "cluster.yaml")
+	code, out, _ := call(t, "drill", "--list")
+	if code != 0 || !strings.Contains(out, "power-cut") || !strings.Contains(out, "what was not flushed") {
+		t.Errorf("%d: %s", code, out)
+	}
+	code, out, _ = call(t, "drill", pair, "--dry-run", "--seed", "42", "--rounds", "3", "--fault", "pause")
+	if code != 0 || !strings.HasPrefix(out, "seed 42\n") || strings.Count(out, " pause ") != 3 {
+		t.Errorf("%d: %s", code, out)
+	}
+	var planned struct {
+		Seed   uint64           `json:"seed"`
+		Rounds []schedule.Round `json:"rounds"`
+	}
+	code, out, _ = call(t, "drill", pair, "--dry-run", "--json")
+	if err := json.Unmarshal([]byte(out), &planned); code != 0 || err != nil || len(planned.Rounds) < 15 {
+		t.Errorf("%d: %v: %s", code, err, out)
+	}
+	for _, c := range []struct {
+		args []string
+		code int
+		says string
+	}{
+		{[]string{pair, "--fault", "flood"}, 2, "power-cut"},
+		{[]string{pair, "db1"}, 2, "the whole cluster"},
+		{[]string{pair, "--rounds", "0"}, 2, "rounds"},
+		{[]string{filepath.Join(t.TempDir(), "none.yaml")}, 3, "none.yaml"},
+	} {
+		if code, _, said := call(t, append([]string{"drill"}, c.args...)...); code != c.code || !strings.Contains(said, c.says) {
+			t.Errorf("%q: %d: %s", c.args, code, said)
+		}
+	}
+}
+
+func TestWhatDidNotHoldInADrillIsAnError(t *testing.T) {
+	good := &drill.Result{Cluster: "shop"}
+	bad := &drill.Result{Cluster: "shop", Seed: 42, Verdict: checker.Verdict{Claims: []checker.Claim{{Name: "nothing-lost"}}}}
+	if err := drilled(good); err != nil {
+		t.Error(err)
+	}
+	if err := drilled(bad); fault.Of(err) != fault.Failed || !strings.Contains(fault.Mend(err), "--seed 42") {
+		t.Errorf("%v; %s", err, fault.Mend(err))
+	}
+}

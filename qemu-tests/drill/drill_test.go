@@ -1,0 +1,167 @@
+package drill
+
+import (
+	"bytes"
+	"context"
+	"crypto/ed25519"
+	"crypto/rand"
+	"encoding/binary"
+	"io"
+	"net"
+	"reflect"
+	"testing"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+
+	"github.com/slipwayhq/slipway/firstboot/overview"
+	"github.com/slipwayhq/slipway/firstboot/plan"
+	"github.com/slipwayhq/slipway/firstboot/status"
+	"github.com/slipwayhq/slipway/qemu-tests/drill/checker"
+	"github.com/slipwayhq/slipway/qemu-tests/drill/history"
+)
+
+const s = time.Second
+
+func TestThePictureShowsWhoWroteAndWhoHeldTheAddress(t *testing.T) {
+	write := func(at time.Duration, server, direct string) history.Op {
+		return history.Op{Kind: history.Insert, Outcome: history.Acknowledged, Server: server, Direct: direct, Invoked: at, Completed: at}
+	}
+	ops := []history.Op{write(s, "a", ""), write(2*s, "a", ""), write(2*s+1, "a", "a"), write(20*s, "b", ""), write(10*s, "a", ""), {Kind: history.Read, Key: "x", Outcome: history.Acknowledged, Server: "a", Completed: 15 * s}}
+	p := picture([]string{"a", "b"}, []string{"db", "web"}, ops, checker.Addresses{
+		Frames:  map[string][]checker.Sighting{"db": {{At: s, Node: "a"}, {At: 4 * s, Node: "a"}, {At: 5 * s, Node: "b"}, {At: 6 * s, Node: "a"}}},
+		Samples: []checker.Sample{{At: s, Holders: map[string][]string{"db": {"b"}, "web": {"b"}}}, {At: 3 * s, Holders: map[string][]string{"web": {"b"}}}},
+	}, 20*s)
+	if want := []Stretch{{Node: "a", From: s, To: 2*s + 1}, {Node: "a", From: 10 * s, To: 10 * s}, {Node: "b", From: 20 * s, To: 20 * s}}; !reflect.DeepEqual(p.Writers, want) {
+		t.Errorf("writers %+v", p.Writers)
+	}
+	// Frames count more than words.
+	if want := []Stretch{{"a", "db", s, 6 * s}, {"b", "db", 5 * s, 5 * s}, {"b", "web", s, 3 * s}}; !reflect.DeepEqual(p.Holders, want) {
+		t.Errorf("holders %+v", p.Holders)
+	}
+	if len(p.Answers) != 21 || p.Answers[1] != 1 || p.Answers[2] != 1 || p.Answers[15] != 0 || p.Answers[20] != 1 {
+		t.Errorf("answers %v", p.Answers)
+	}
+}
+
+func TestASampleIsWhatNodesSayOfThemselves(t *testing.T) {
+	p := &plan.Plan{
+		Sites: []plan.Site{{Name: "a"}}, VIPs: []plan.VIP{{Name: "db", Site: "a", On: plan.OnBalancers}},
+		Nodes: []plan.Node{{Name: "db1", Site: "a", Role: "db-master"}, {Name: "lb1", Site: "a", Role: "balancer"}, {Name: "lb2", Site: "a", Role: "balancer"}},
+	}
+	members := []status.DatabaseMember{{Node: "db1", Role: "leader", State: "running"}}
+	report := func(c status.Cluster) *status.Report { return &status.Report{State: status.Ready, Cluster: &c} }
+	o := overview.Overview{Nodes: []overview.Node{
+		{Name: "db1", Report: report(status.Cluster{Database: &status.Database{Members: members}})},
+		{Name: "lb1", Report: report(status.Cluster{VIPs: []status.VIP{{Name: "db", Held: true}}, Backends: []status.Backend{{Name: "read-only", Up: true}}})},
+		{Name: "lb2", Report: report(status.Cluster{VIPs: []status.VIP{{Name: "db"}}, Backends: []status.Backend{{Name: "read-write", Up: true}}})},
+	}}
+	got := sample(p, o)
+	if !got.Whole || !reflect.DeepEqual(got.Primaries, []string{"db1"}) || !reflect.DeepEqual(got.Holders["db"], []string{"lb1"}) || !reflect.DeepEqual(got.Writable["db"], []string{"lb2"}) {
+		t.Errorf("%+v", got)
+	}
+	// Another's word does not make a node the primary.
+	o.Nodes[0].Name, o.Nodes[2].Report = "db2", nil
+	if got := sample(p, o); got.Whole || len(got.Primaries) != 0 || !reflect.DeepEqual(got.Silent, []string{"lb2"}) || got.Words() != "no answer from lb2" {
+		t.Errorf("%+v", got)
+	}
+}
+
+// sshServer lets channels through to an echo, as sshd does to a service on its node.
+func sshServer(t *testing.T, allowed ssh.PublicKey) (address string) {
+	t.Helper()
+	config := &ssh.ServerConfig{PublicKeyCallback: func(c ssh.ConnMetadata, key ssh.PublicKey) (*ssh.Permissions, error) {
+		if c.User() != sshUser || !bytes.Equal(key.Marshal(), allowed.Marshal()) {
+			return nil, io.EOF
+		}
+		return nil, nil
+	}}
+	config.AddHostKey(sshKey(t))
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { listener.Close() })
+	go func() {
+		for {
+			conn, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			t.Cleanup(func() { conn.Close() })
+			_, channels, requests, err := ssh.NewServerConn(conn, config)
+			if err != nil {
+				continue
+			}
+			go ssh.DiscardRequests(requests)
+			go func() {
+				for c := range channels {
+					// RFC 4254, 7.2: the host and port that the client wants.
+					host := c.ExtraData()[4 : 4+binary.BigEndian.Uint32(c.ExtraData())]
+					channel, requests, err := c.Accept()
+					if err != nil {
+						return
+					}
+					go ssh.DiscardRequests(requests)
+					go func() {
+						channel.Write(append(host, ' '))
+						io.Copy(channel, channel)
+						channel.Close()
+					}()
+				}
+			}()
+		}
+	}()
+	return listener.Addr().String()
+}
+
+func sshKey(t *testing.T) ssh.Signer {
+	t.Helper()
+	_, private, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	signer, err := ssh.NewSignerFromKey(private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return signer
+}
+
+func TestATunnelLeadsToANodesOwnServicesAndKnowsDeadlines(t *testing.T) {
+	key := sshKey(t)
+	server := sshServer(t, key.PublicKey())
+	dials := 0
+	tunnels := &tunnels{key: key, dial: func(ctx context.Context, address string) (net.Conn, error) {
+		dials++
+		return (&net.Dialer{}).DialContext(ctx, "tcp", address)
+	}}
+	defer tunnels.close()
+	for range 2 {
+		conn, err := tunnels.connect(t.Context(), server, "127.0.0.1:5432")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := conn.Write([]byte("hello")); err != nil {
+			t.Fatal(err)
+		}
+		got := make([]byte, len("127.0.0.1 hello"))
+		if _, err := io.ReadFull(conn, got); err != nil || string(got) != "127.0.0.1 hello" {
+			t.Errorf("%q, %v", got, err)
+		}
+		// Nothing more comes, and the deadline says so.
+		conn.SetDeadline(time.Now().Add(10 * time.Millisecond))
+		if _, err := conn.Read(got); err == nil || !err.(net.Error).Timeout() {
+			t.Errorf("no deadline: %v", err)
+		}
+		conn.Close()
+	}
+	if dials != 1 {
+		t.Errorf("%d connections to the SSH server", dials)
+	}
+	tunnels.close()
+	tunnels.key = sshKey(t)
+	if _, err := tunnels.connect(t.Context(), server, "127.0.0.1:5432"); err == nil {
+		t.Error("another key is let in")
+	}
+}
