@@ -22,8 +22,10 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/slipwayhq/slipway/builder/boot/bootfacts"
 	"github.com/slipwayhq/slipway/cmd/init/internal/halt"
 	"github.com/slipwayhq/slipway/cmd/init/internal/report"
+	"github.com/slipwayhq/slipway/cmd/init/internal/state"
 )
 
 const (
@@ -47,6 +49,11 @@ func main() {
 	b := &bootRun{started: started, out: report.New("/sys", "/dev")}
 	err := b.run()
 	b.out.Alarm(fmt.Sprintf("This machine cannot start version %s:\n%v", b.args.version, err))
+	if b.stateMounted {
+		if noted := state.NoteFailure(bootfacts.FailurePath, b.args.version, err); noted != nil {
+			b.out.Say("%v", noted)
+		}
+	}
 	if b.args.debug {
 		b.shell()
 	}

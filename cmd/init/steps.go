@@ -46,6 +46,8 @@ type bootRun struct {
 	mounts []string // of the layers, top first
 	role   *manifest.Role
 	facts  bootfacts.Facts
+
+	stateMounted bool
 }
 
 // mountKernelFilesystems makes /dev, /proc, /sys and /run what the kernel has.
@@ -212,6 +214,10 @@ func (b *bootRun) prepareState() error {
 		b.out.Say("%v", err)
 	}
 	s.Grown = s.Grown || grown
+	b.stateMounted = true
+	if s.Reset, err = state.Reset(bootfacts.StateDir, b.out.Say); err != nil {
+		return fmt.Errorf("factory reset: %w", err)
+	}
 	return nil
 }
 

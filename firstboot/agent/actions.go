@@ -12,8 +12,21 @@ func (r *run) actions() *actions.Server {
 		Log:   &actions.Log{Path: r.node.Path(actions.LogPath)},
 		Again: r.ask,
 		Line:  func(text string) { r.tracker.Update(func(*status.Report) {}, text) },
-		Actions: []actions.Action{
+		Actions: append([]actions.Action{
 			database.Switchover,
-		},
+		}, r.versions.Actions(r.lookAtVersions)...),
 	}
+}
+
+// lookAtVersions brings the report's versions up to date.
+func (r *run) lookAtVersions() {
+	if r.node.Boot.ESP == "" {
+		return
+	}
+	list, err := r.versions.List()
+	if err != nil {
+		r.tracker.Update(func(*status.Report) {}, "the versions on the boot partition cannot be read: "+err.Error())
+		return
+	}
+	r.tracker.Update(func(rep *status.Report) { rep.Versions = list })
 }

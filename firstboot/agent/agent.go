@@ -33,6 +33,7 @@ import (
 	"github.com/slipwayhq/slipway/firstboot/status"
 	"github.com/slipwayhq/slipway/firstboot/steps"
 	"github.com/slipwayhq/slipway/firstboot/units"
+	"github.com/slipwayhq/slipway/firstboot/versions"
 )
 
 const (
@@ -69,6 +70,9 @@ func (a *Agent) Run(ctx context.Context) error {
 	if a.Last != "" {
 		watchers = append(watchers, keeper{a.Last})
 	}
+	if n.Boot.Trial {
+		watchers = append(watchers, &versions.Recorder{Node: n})
+	}
 	t := status.NewTracker(status.Report{
 		Role: n.Role.Name, Summary: n.Role.Summary, Version: n.Boot.Version, Trial: n.Boot.Trial,
 	}, time.Now, watchers...)
@@ -83,12 +87,15 @@ func (a *Agent) Run(ctx context.Context) error {
 		membership: &steps.Membership{Store: member.NewStore(n.Path(member.Dir)), Now: time.Now},
 		asked:      make(chan string, 1),
 	}
+	r.versions = versions.New(n, nil)
+	r.lookAtVersions()
 	r.source.refuses = r.membership.Refuses
 	r.membership.Unknown = func() bool { return r.source.needsNetwork }
 	service := peers.New(t.Report, r.newPlan, r.actions())
 	if a.Dial != nil {
 		service.Dial = a.Dial
 	}
+	service.Receive = r.versions.Receive
 	r.among = peers.Task{Service: service, Life: ctx}
 	return r.rounds(ctx)
 }
@@ -157,6 +164,7 @@ type run struct {
 	told       bool // systemd knows that the node is ready to start its services
 	membership *steps.Membership
 	among      peers.Task
+	versions   *versions.Store
 	asked      chan string // why a new round is due
 	essential  []string    // steps without which the role does not come up
 	describing sync.Mutex

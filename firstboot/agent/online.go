@@ -44,6 +44,9 @@ func (r *run) online(ctx context.Context, tasks []steps.Task, all []steps.Step) 
 				return
 			}
 			r.trial()
+			if step.Name() == (steps.Confirmer{}).Name() {
+				r.lookAtVersions()
+			}
 			if err == nil || step.Name() != "role" {
 				break
 			}

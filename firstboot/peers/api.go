@@ -13,6 +13,8 @@
 //	PUT  /v1/plan          takes a newer plan
 //	POST /v1/actions/NAME  has the node do something (package actions)
 //	GET  /v1/audit         what it was made to do, and by whom
+//	PUT  /v1/blobs/SHA256  takes a part of an image from ?offset=N on, if an action
+//	                       has announced it (package versions)
 //
 // Nodes may do the first four. Administrators may look with the right pki.AdminRead;
 // what changes something (PUT and POST) takes pki.AdminWrite, and stands in the audit

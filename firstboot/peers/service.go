@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"strings"
 	"sync"
@@ -36,6 +37,9 @@ type Service struct {
 	Now    func() time.Time
 	// Actions are what administrators can have this node do, and the audit log.
 	Actions *actions.Server
+	// Receive takes a blob that an administrator sends, from an offset on, and says how
+	// much of it is there afterwards; nil takes none.
+	Receive func(ctx context.Context, sha256 string, offset int64, body io.Reader) (have int64, err error)
 
 	limit     time.Duration // for a whole question with its answer, other than an action
 	mu        sync.Mutex

@@ -56,8 +56,9 @@ type Report struct {
 	Logins     []string       `json:"logins"` // users that can get in over ssh
 	Steps      []Step         `json:"steps"`
 	Warnings   []node.Warning `json:"warnings"`
-	Advice     []string       `json:"advice"`            // what a person can do now
-	Cluster    *Cluster       `json:"cluster,omitempty"` // nil on a node that stands alone
+	Advice     []string       `json:"advice"`             // what a person can do now
+	Versions   []Version      `json:"versions,omitempty"` // of the image, that the node has
+	Cluster    *Cluster       `json:"cluster,omitempty"`  // nil on a node that stands alone
 }
 
 // Address is one address of the node.
@@ -89,6 +90,7 @@ func (r Report) Clone() Report {
 	r.Logins = append([]string{}, r.Logins...)
 	r.Warnings = append([]node.Warning{}, r.Warnings...)
 	r.Advice = append([]string{}, r.Advice...)
+	r.Versions = append([]Version(nil), r.Versions...)
 	steps := make([]Step, len(r.Steps))
 	for i, s := range r.Steps {
 		s.Changed = append([]string{}, s.Changed...)

@@ -14,7 +14,29 @@ const (
 	ESPDir = "/run/slipway/esp"
 	// StateDir is where the state file system is mounted.
 	StateDir = "/run/slipway/state"
+	// FailurePath is what the init leaves of a start that went no further.
+	FailurePath = StateDir + "/failure.json"
+	// ResetPath asks the init for a factory reset.
+	ResetPath = StateDir + "/factory-reset.json"
 )
+
+// Failure is why a version could not be started.
+type Failure struct {
+	Version string `json:"version"`
+	Why     string `json:"why"`
+}
+
+// Reset asks for a factory reset at the next start.
+type Reset struct {
+	Format int  `json:"format"` // 1
+	Data   bool `json:"data"`   // the state directories too, not only what versions wrote beside them
+}
+
+// Kept lists what a reset leaves of the state directories: who the node is, the seed that makes it
+// that again, and the record of what administrators did to it.
+func Kept() []string {
+	return []string{"/var/lib/slipway/cluster", "/var/lib/slipway/seed", "/var/lib/slipway/audit.jsonl", "/var/lib/slipway/audit.jsonl.1"}
+}
 
 // Facts is the record.
 type Facts struct {
@@ -34,14 +56,15 @@ type Facts struct {
 // State says what was done to the state partition.
 type State struct {
 	Device  string   `json:"device"`
-	Size    int64    `json:"size"`    // bytes of the partition
-	Created bool     `json:"created"` // the file system was made at this boot
-	Resumed bool     `json:"resumed"` // an earlier boot was cut while making it
-	Adopted bool     `json:"adopted"` // the disk was written anew over an older state, which was kept
-	Grown   bool     `json:"grown"`   // partition or file system were grown
-	Mended  string   `json:"mended"`  // why the partition table was written again, or ""
-	Check   string   `json:"check"`   // of the file system: "new", "clean" or "repaired"
-	Dirs    []string `json:"dirs"`    // directories that outlive the version
+	Size    int64    `json:"size"`            // bytes of the partition
+	Created bool     `json:"created"`         // the file system was made at this boot
+	Resumed bool     `json:"resumed"`         // an earlier boot was cut while making it
+	Adopted bool     `json:"adopted"`         // the disk was written anew over an older state, which was kept
+	Grown   bool     `json:"grown"`           // partition or file system were grown
+	Mended  string   `json:"mended"`          // why the partition table was written again, or ""
+	Reset   string   `json:"reset,omitempty"` // a factory reset was done at this boot: "system" or "data"
+	Check   string   `json:"check"`           // of the file system: "new", "clean" or "repaired"
+	Dirs    []string `json:"dirs"`            // directories that outlive the version
 }
 
 // Parse reads a record; fields that it does not know are ignored.

@@ -6,7 +6,8 @@
 // Slipway keeps its boot counting there. "good" names the version known to
 // work. "try" names one on trial and "tries" how often GRUB will still start
 // it. GRUB counts down before each trial; the agent clears "try" once the node
-// is ready on it; when no tries are left, GRUB boots the good version again.
+// is ready on it; when no tries are left, GRUB boots the good version again. "previous"
+// names the version that was good before that; GRUB does not look at it.
 package grubenv
 
 import (
@@ -31,7 +32,9 @@ type Env struct {
 	Good  string // version known to work
 	Try   string // version on trial, or ""
 	Tries int    // starts that the trial has left
-	Other map[string]string
+	// Previous is the version that was good before Good; GRUB does not look at it.
+	Previous string
+	Other    map[string]string
 }
 
 // Parse reads a block.
@@ -60,6 +63,8 @@ func Parse(block []byte) (Env, error) {
 				return e, fmt.Errorf("GRUB environment block: tries is %q, want 0 to %d", value, Tries)
 			}
 			e.Tries = n
+		case "previous":
+			e.Previous = value
 		default:
 			e.Other[key] = value
 		}
@@ -105,6 +110,9 @@ func (e Env) Bytes() ([]byte, error) {
 		vars[k] = v
 	}
 	vars["good"] = e.Good
+	if e.Previous != "" {
+		vars["previous"] = e.Previous
+	}
 	if e.Try != "" {
 		vars["try"] = e.Try
 		vars["tries"] = strconv.Itoa(e.Tries)
@@ -145,9 +153,21 @@ func (e Env) Start(version string) Env {
 	return e
 }
 
+// Failed says whether the version on trial has used up its starts.
+func (e Env) Failed() bool { return e.Try != "" && e.Tries == 0 }
+
+// End returns the block that ends any trial, without a verdict.
+func (e Env) End() Env {
+	e.Try, e.Tries = "", 0
+	return e
+}
+
 // Confirm returns the block that takes the running version for good and ends
-// any trial.
+// any trial. The version that was good so far is the one to go back to.
 func (e Env) Confirm(running string) Env {
+	if e.Good != running {
+		e.Previous = e.Good
+	}
 	e.Good, e.Try, e.Tries = running, "", 0
 	return e
 }

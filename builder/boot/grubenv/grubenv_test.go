@@ -25,7 +25,7 @@ func editenv(t *testing.T, args ...string) string {
 
 func TestGRUBReadsWhatWeWriteAndWeReadWhatItWrites(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "grubenv")
-	e := Env{Good: "v1", Other: map[string]string{"odd": `back\slash`}}.Start("v2")
+	e := Env{Good: "v1", Previous: "v0", Other: map[string]string{"odd": `back\slash`}}.Start("v2")
 	block, err := e.Bytes()
 	if err != nil {
 		t.Fatal(err)
@@ -33,7 +33,7 @@ func TestGRUBReadsWhatWeWriteAndWeReadWhatItWrites(t *testing.T) {
 	if err := os.WriteFile(file, block, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"good=v1\n", "try=v2\n", "tries=3\n", "odd=back\\slash\n"} {
+	for _, want := range []string{"good=v1\n", "try=v2\n", "tries=3\n", "previous=v0\n", "odd=back\\slash\n"} {
 		if got := editenv(t, file, "list"); !strings.Contains(got, want) {
 			t.Errorf("grub-editenv does not see %q in %q", want, got)
 		}
@@ -45,7 +45,7 @@ func TestGRUBReadsWhatWeWriteAndWeReadWhatItWrites(t *testing.T) {
 		t.Fatal(err)
 	}
 	got, err := Parse(block)
-	want := Env{Good: "v1", Try: "v2", Tries: 1, Other: map[string]string{}}
+	want := Env{Good: "v1", Previous: "v0", Try: "v2", Tries: 1, Other: map[string]string{}}
 	if err != nil || !reflect.DeepEqual(got, want) {
 		t.Errorf("got %+v, %v; want %+v", got, err, want)
 	}
@@ -57,6 +57,9 @@ func TestAConfirmedVersionIsGoodAndEndsTheTrial(t *testing.T) {
 		t.Error("v2 is on trial and v1 is not")
 	}
 	e = e.Confirm("v2")
+	if e.Previous != "v1" || e.Confirm("v2").Previous != "v1" {
+		t.Errorf("the version to go back to is %q", e.Previous)
+	}
 	if e.Good != "v2" || e.Try != "" || e.Tries != 0 || e.OnTrial("") {
 		t.Errorf("got %+v", e)
 	}

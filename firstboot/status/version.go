@@ -1,0 +1,22 @@
+package status
+
+import "time"
+
+// Version is one version of the image that a node has.
+type Version struct {
+	Version  string    `json:"version"`
+	Created  time.Time `json:"created,omitzero"`
+	Manifest string    `json:"manifest"` // SHA-256 of its manifest, hexadecimal
+	// PostgreSQL is the major version that it brings; "" if none.
+	PostgreSQL string `json:"postgresql,omitempty"`
+	Running    bool   `json:"running,omitempty"`
+	Good       bool   `json:"good,omitempty"`     // the one to start from
+	Previous   bool   `json:"previous,omitempty"` // good before that: what a rollback goes to
+	Trial      bool   `json:"trial,omitempty"`    // to be tried, with so many starts left
+	Tries      int    `json:"tries,omitempty"`
+	// Failed is why it did not come up when it was tried; "" if it did.
+	Failed string `json:"failed,omitempty"`
+	// Incomplete is a version that an interrupted upgrade or clean-up left behind. It
+	// cannot be started.
+	Incomplete bool `json:"incomplete,omitempty"`
+}
