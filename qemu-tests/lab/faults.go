@@ -44,7 +44,7 @@ func commandLineOf(program string) (string, error) {
 }
 
 // Pause freezes the machine's processors, as a hypervisor under pressure would.
-// The guest's clock stands still meanwhile.
+// The guest's clock stands still meanwhile, and QEMU flushes its disks.
 func (m *Machine) Pause(ctx context.Context) error { return m.QMP(ctx, "stop", nil, nil) }
 
 // Resume lets a paused machine go on.

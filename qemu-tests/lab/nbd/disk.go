@@ -73,10 +73,11 @@ type Disk struct {
 	ended chan struct{} // closed when nothing will change the file any more
 	err   error         // read it after ended
 
-	mu     sync.Mutex
-	cache  *cache
-	manner Manner
-	stats  Stats
+	mu      sync.Mutex
+	cache   *cache
+	manner  Manner
+	changed chan struct{} // closed when manner is another
+	stats   Stats
 }
 
 // Attach gives power to a disk whose content is in a file, and answers on a
@@ -106,7 +107,7 @@ func Attach(conn net.Conn, path string, options Options) (*Disk, error) {
 		options.Cache = defaultCache
 	}
 	d := &Disk{conn: conn, size: st.Size(), options: options, manner: options.Manner, cache: newCache(file),
-		cut: make(chan struct{}), ended: make(chan struct{})}
+		changed: make(chan struct{}), cut: make(chan struct{}), ended: make(chan struct{})}
 	go func() {
 		defer close(d.ended)
 		defer file.Close()
@@ -175,37 +176,46 @@ func (d *Disk) Stats() Stats {
 	return s
 }
 
-// Behave changes how the disk does its work from the next request on.
+// Behave changes how the disk does its work, the request that it is at included.
 func (d *Disk) Behave(m Manner) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.manner = m
+	close(d.changed)
+	d.changed = make(chan struct{})
 }
 
 // errCut ends the service of a disk that has lost its power.
 var errCut = errors.New("the disk has lost its power")
 
 // drag takes the time that the disk's manner asks for a request with so many
-// bytes.
+// bytes. A disk that is mended meanwhile is done at once.
 func (d *Disk) drag(bytes int64) error {
-	d.mu.Lock()
-	m := d.manner
-	d.mu.Unlock()
-	wait := m.Latency
-	if m.Bandwidth > 0 {
-		wait += time.Duration(float64(bytes) / float64(m.Bandwidth) * float64(time.Second))
+	began := time.Now()
+	for {
+		d.mu.Lock()
+		wait, changed := d.manner.takes(bytes)-time.Since(began), d.changed
+		d.mu.Unlock()
+		if wait <= 0 {
+			return nil
+		}
+		timer := time.NewTimer(wait)
+		select {
+		case <-timer.C:
+		case <-changed:
+		case <-d.cut:
+			timer.Stop()
+			return errCut
+		}
+		timer.Stop()
 	}
-	if wait <= 0 {
-		return nil
+}
+
+func (m Manner) takes(bytes int64) time.Duration {
+	if m.Bandwidth <= 0 {
+		return m.Latency
 	}
-	timer := time.NewTimer(wait)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return nil
-	case <-d.cut:
-		return errCut
-	}
+	return m.Latency + time.Duration(float64(bytes)/float64(m.Bandwidth)*float64(time.Second))
 }
 
 // read answers READ.

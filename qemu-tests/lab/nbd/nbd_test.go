@@ -261,6 +261,10 @@ func TestASlowDiskTakesAtLeastItsTimeAndLosesItsPowerAtOnce(t *testing.T) {
 		t.Errorf("it took %v, want at least %v", took, least)
 	}
 	c.disk.Behave(Manner{Latency: time.Hour})
+	c.send(request{Magic: magicRequest, Type: cmdRead, Length: 512})
+	c.disk.Behave(Manner{})
+	c.read(16 + 512)
+	c.disk.Behave(Manner{Latency: time.Hour})
 	c.send(request{Magic: magicRequest, Type: cmdFlush})
 	c.disk.Cut() // this returns
 	if !all(c.onFile(0, 4096), 'o') {
