@@ -36,8 +36,10 @@ func TestVolatileDisk(t *testing.T) {
 	m.Succeed("mkdir " + notes + " && cd " + notes + ` &&
 		fill() { head -c 1048576 /dev/zero | tr '\0' $1; } &&
 		fill k > kept && fill o > over && sync kept over . &&
-		fill n > /run/new && echo written > lost`)
-	cutBetweenFlushes(m, "dd if=/run/new of="+notes+"/over bs=1M oflag=direct conv=notrunc")
+		fill n > /run/new`)
+	last := cutBetweenFlushes(m, func(try int) string {
+		return fmt.Sprintf("cd %s && echo written > lost-%d && dd if=/run/new of=over bs=1M oflag=direct conv=notrunc", notes, try)
+	})
 	if s := m.DiskStats(); s.Dropped < 1<<20 || s.Survived != 0 {
 		t.Errorf("the power cut has lost %+v", s)
 	}
@@ -49,7 +51,7 @@ func TestVolatileDisk(t *testing.T) {
 		m := m.In(t)
 		wants(m, "tr -d k < "+notes+"/kept | wc --bytes; wc --bytes < "+notes+"/kept", "0\n1048576")
 		wants(m, "tr -d o < "+notes+"/over | wc --bytes; wc --bytes < "+notes+"/over", "0\n1048576")
-		m.MustFail("grep --no-messages written " + notes + "/lost")
+		m.MustFail(fmt.Sprintf("grep --no-messages written %s/lost-%d", notes, last))
 		if report.Hostname != "volatile-1" || report.State != status.Ready {
 			t.Errorf("the node is %s and calls itself %q", report.State, report.Hostname)
 		}
@@ -60,6 +62,7 @@ func TestVolatileDisk(t *testing.T) {
 		m.Reset()
 		m.WaitUntilSucceeds("! grep --quiet " + strings.Fields(before)[0] + " /proc/sys/kernel/random/boot_id")
 		wants(m, "tr -d r < "+notes+"/over | wc --bytes", "0")
+		waitUntilReady(m)
 	})
 	t.Run("killed programs are counted", func(t *testing.T) {
 		m := m.In(t)
@@ -97,7 +100,7 @@ func TestVolatileDisk(t *testing.T) {
 		m := m.In(t)
 		m.SlowDisk(100*time.Millisecond, 0)
 		// Each of the ten is written by itself: the guest measures at least a second.
-		m.Succeed("begin=$(date +%s%N); dd if=/run/new of=" + notes + "/over bs=4096 count=10 oflag=direct conv=notrunc; " +
+		m.Succeed("begin=$(date +%s%N); dd if=/dev/zero of=" + notes + "/over bs=4096 count=10 oflag=direct conv=notrunc; " +
 			"test $(( $(date +%s%N) - begin )) -ge 1000000000")
 		m.MendDisk()
 	})
@@ -149,9 +152,9 @@ func TestVolatileDisk(t *testing.T) {
 	t.Run("a broken disk answers with errors", func(t *testing.T) {
 		m := m.In(t)
 		m.BreakDisk()
-		m.MustFail("dd if=/run/new of=" + notes + "/over bs=4096 count=1 oflag=direct conv=notrunc")
-		m.MendDisk()
+		m.MustFail("dd if=/dev/zero of=" + notes + "/over bs=4096 count=1 oflag=direct conv=notrunc")
 		m.Crash()
+		m.MendDisk()
 		wholeFileSystem(m, partition)
 	})
 	t.Run("a guest that powers off loses nothing", func(t *testing.T) {
@@ -172,23 +175,25 @@ func TestVolatileDisk(t *testing.T) {
 // cutBetweenFlushes has the guest write past its own cache, and cuts the power
 // before it flushes the disk's. A journal may flush at any moment: the disk is
 // held while the host looks whether it has, and all is done again if so. (To hold
-// the guest is no way: QEMU flushes the disks of a machine that it pauses.)
-func cutBetweenFlushes(m *labtest.Machine, command string) {
+// the guest is no way: QEMU flushes the disks of a machine that it pauses.) It
+// says which try it was.
+func cutBetweenFlushes(m *labtest.Machine, command func(try int) string) int {
 	m.Helper()
-	for range 20 {
+	for try := range 20 {
 		before := m.DiskStats()
-		m.Succeed(command)
+		m.Succeed(command(try))
 		m.SlowDisk(time.Hour, 0)
 		now := m.DiskStats()
 		if now.Flushes == before.Flushes && now.Held >= 1<<20 {
 			m.Crash()
 			m.MendDisk()
-			return
+			return try
 		}
 		m.Logf("the guest has flushed in between (%+v): once more", now)
 		m.MendDisk()
 	}
 	m.Fatal("the guest flushes too often for a power cut in between")
+	return 0
 }
 
 // extent is where a file system lies on the disk, bytes.
