@@ -117,7 +117,7 @@ func (l *labSession) drill(c *cli.Context, chosen []faults.Fault, rounds []sched
 		return err
 	}
 	l.close() // from here on, lines
-	dir, err := os.MkdirTemp("", "slipway-drill-")
+	dir, err := l.scratch()
 	if err != nil {
 		return err
 	}
@@ -157,6 +157,16 @@ func (l *labSession) drill(c *cli.Context, chosen []faults.Fault, rounds []sched
 	}
 	kept = kept || !result.Held()
 	return showDrill(c, result)
+}
+
+// scratch is a new directory beside those of labs: disks may be too large for where
+// temporary files are.
+func (l *labSession) scratch() (string, error) {
+	drills := filepath.Join(filepath.Dir(filepath.Dir(string(l.place))), "drill")
+	if err := os.MkdirAll(drills, 0o700); err != nil {
+		return "", err
+	}
+	return os.MkdirTemp(drills, l.topology.Name+"-")
 }
 
 func historyFile(c *cli.Context, dir string) string {

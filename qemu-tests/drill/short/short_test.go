@@ -40,10 +40,24 @@ func TestThePairLosesNothingAndComesBack(t *testing.T) {
 	site, err := drill.NewSite(t.Context(), drill.SiteConfig{Topology: top, Images: filepath.Dir(images.Path(t, "db-master", "qcow2")), Dir: t.TempDir(), Log: log})
 	must(t, err)
 	defer site.Close()
-	must(t, site.Form(t.Context(), 0))
-
 	out := labtest.OutDir(t)
 	must(t, os.MkdirAll(out, 0o755))
+	defer func() {
+		if !t.Failed() {
+			return
+		}
+		for _, n := range site.Nodes() {
+			m, err := site.Cluster.Node(n)
+			if err == nil {
+				_, err = m.Keep(t.Context(), out)
+			}
+			if err != nil {
+				t.Log(err)
+			}
+		}
+	}()
+	must(t, site.Form(t.Context(), 0))
+
 	history, err := os.Create(filepath.Join(out, "history.jsonl"))
 	must(t, err)
 	defer history.Close()
