@@ -96,7 +96,9 @@ const registerTime = 30 * time.Second
 func Check(in Input) Verdict {
 	v := Verdict{Counts: count(in.Ops)}
 	nothingLost, nothingElse, same := set(in)
-	v.Counts.Lost = nothingLost.Found
+	if _, known := in.Final[in.Primary]; known {
+		v.Counts.Lost = nothingLost.Found
+	}
 	for _, c := range []*Claim{
 		nothingLost, nothingElse, same, oneWriter(in.Ops), linearizable(in.Ops, registerTime),
 		oneHolder(in.Addresses), holderWritable(in.Addresses), enough(v.Counts, in.Minimum),

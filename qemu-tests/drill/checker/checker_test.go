@@ -211,6 +211,9 @@ func TestWhatIsPlantedIsFound(t *testing.T) {
 			if !slices.Equal(failed, c.fails) || v.Held() {
 				t.Errorf("failed %q, want %q: %q", failed, c.fails, said)
 			}
+			if lost := map[string]int{"a lost write": 1, "a write that one replica has lost": 1}[name]; v.Counts.Lost != lost {
+				t.Errorf("%d lost, want %d", v.Counts.Lost, lost)
+			}
 			if !strings.Contains(strings.Join(said, "\n"), evidence) {
 				t.Errorf("%q is not in the evidence:\n%s", evidence, strings.Join(said, "\n"))
 			}
