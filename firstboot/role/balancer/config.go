@@ -23,6 +23,7 @@ type settings struct {
 	ReadWrite, ReadOnly []netip.AddrPort
 	Servers             []server
 	PatroniPort         int // where their health is asked for
+	Interval            int // of the checks, seconds
 	// Standby is a site whose leader is no primary before it is promoted.
 	Standby bool
 	Lag     int64 // bytes that a replica may lack and still be read from; 0: any
@@ -54,7 +55,7 @@ func render(m *member.Member) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	t, err := template.New("haproxy.cfg").Parse(configTemplate)
+	t, err := template.New("haproxy.cfg").Funcs(template.FuncMap{"add": func(a, b int) int { return a + b }}).Parse(configTemplate)
 	if err != nil {
 		return "", err
 	}
@@ -66,7 +67,7 @@ func render(m *member.Member) (string, error) {
 // settle reads the settings out of the plan.
 func settle(m *member.Member) (*settings, error) {
 	s := &settings{
-		Cluster: m.Plan.Cluster, Site: m.Site.Name, PatroniPort: plan.PatroniPort,
+		Cluster: m.Plan.Cluster, Site: m.Site.Name, PatroniPort: plan.PatroniPort, Interval: interval(m.Site.Patroni),
 		Standby: m.Site.StandbyOf != "", Lag: m.Site.Patroni.MaximumLag,
 		Brokers: slices.ContainsFunc(m.Plan.Nodes, func(n plan.Node) bool { return n.Role == "broker" }),
 	}
@@ -108,6 +109,11 @@ func settle(m *member.Member) (*settings, error) {
 	}
 	return s, nil
 }
+
+// interval is how often a node is asked for its health, in seconds. Patroni decides
+// once a loop_wait; whoever has given it more time, for nodes that are slow, wants
+// them asked less often.
+func interval(p plan.Patroni) int { return max(2, p.LoopWait*3/5) }
 
 // listen adds a port on the virtual address, and on the node's own, to a list.
 func listen(list []netip.AddrPort, port int, addresses ...netip.Addr) []netip.AddrPort {
