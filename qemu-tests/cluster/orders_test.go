@@ -87,6 +87,9 @@ type nodeFigures struct {
 	IdleCPU   float64 `json:"agent_idle_ms_per_minute"`
 }
 
+// emulated are Patroni's times for machines as slow as emulated ones.
+const emulated = "{ttl: 30, loop_wait: 10, retry_timeout: 10, primary_start_timeout: 60}"
+
 func (o order) tell(t *testing.T) figures {
 	text, err := topology.Starter{
 		File: "cluster.yaml", Name: "orders", Subnet: netip.MustParsePrefix("10.77.5.0/24"), Databases: 3, Balancers: 2, Database: "app",
@@ -96,6 +99,7 @@ func (o order) tell(t *testing.T) figures {
 		t.Fatal(err)
 	}
 	file := filepath.Join(t.TempDir(), "cluster.yaml")
+	text = append(text, "\nroles: {database: {patroni: "+emulated+"}}\n"...)
 	if err := os.WriteFile(file, text, 0o644); err != nil {
 		t.Fatal(err)
 	}

@@ -154,6 +154,7 @@ func TestNodesFormAClusterAndAStandbyOfIt(t *testing.T) {
 
 	whoGetsIn(t, first, second)
 	whatTheAgentWrote(t, first)
+	clientsThatGoAwayDoNoHarm(t, first, second)
 	rolesAreMadeWhole(t, first)
 	parametersFollowThePlan(t, nodes)
 	foreignDataIsRefused(t, third)
@@ -198,8 +199,30 @@ func whatTheAgentWrote(t *testing.T, n *running) {
 	}
 }
 
-// parametersFollowThePlan gives all nodes a newer plan; what an operator has set by
-// hand and the plan does not change stays.
+// clientsThatGoAwayDoNoHarm has a node open connections to another's Patroni and
+// reset them, before and within the handshake.
+func clientsThatGoAwayDoNoHarm(t *testing.T, server, client *running) {
+	client.Output(t, "python3", "-c", `
+import socket, ssl, struct, sys
+context = ssl.create_default_context(cafile=sys.argv[2])
+for i in range(200):
+    s = socket.create_connection((sys.argv[1], 8008))
+    s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    if i % 2:
+        hello = ssl.MemoryBIO()
+        try:
+            context.wrap_bio(ssl.MemoryBIO(), hello, server_hostname="anybody").do_handshake()
+        except ssl.SSLWantReadError:
+            s.sendall(hello.read())
+    s.close()
+`, server.Member.Self.Address.String(), pkiDir+"/ca.pem")
+	server.healthy(t)
+	log := server.Log(Unit)
+	if strings.Contains(log, "Traceback") || !strings.Contains(log, "request from") {
+		t.Errorf("Patroni's word on clients that went away:\n%s", log)
+	}
+}
+
 // rolesAreMadeWhole is about a power cut right after initdb: Patroni never again
 // makes what it had not made by then.
 func rolesAreMadeWhole(t *testing.T, primary *running) {
@@ -220,6 +243,8 @@ func rolesAreMadeWhole(t *testing.T, primary *running) {
 	}
 }
 
+// parametersFollowThePlan gives all nodes a newer plan; what an operator has set by
+// hand and the plan does not change stays.
 func parametersFollowThePlan(t *testing.T, nodes []*running) {
 	edit := func(n *running, words ...string) {
 		n.Output(t, append([]string{patronictl, "edit-config", "--force", "--quiet"}, words...)...)
