@@ -105,7 +105,7 @@ func statusCommand(ctx context.Context, stdout io.Writer, code *int) *cli.Comman
 		Name:  "status",
 		Usage: "tell how far the node is: which step, since when, waiting for what",
 		Description: `Exit status:
-  0  ready         everything that was asked for is in effect
+  0  ready         everything that was asked for is in effect (or maintenance)
   1  no agent answers and none has left a report
   2  the command line is wrong
   3  degraded      the role is up; something that was asked for is not in effect

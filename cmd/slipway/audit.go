@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"strings"
+	"sync"
 
 	"github.com/urfave/cli/v2"
 
@@ -55,24 +56,33 @@ func showAudit(c *cli.Context) error {
 			names = append(names, n.Name)
 		}
 	}
-	var all []nodeAudit
-	var silent []string
 	for _, name := range names {
-		if _, err := s.cluster.Plan.Node(name); err != nil {
-			return fault.New(fault.Usage, "%w", err).WithMend("its nodes are %s", strings.Join(nodeNames(s.topology), ", "))
+		if err := s.has(name); err != nil {
+			return err
 		}
-		one := nodeAudit{Node: name, Entries: []actions.Entry{}}
-		entries, err := s.cluster.Audit(c.Context, name, c.Int("number"))
-		if c.Context.Err() != nil {
-			return c.Context.Err()
+	}
+	all := make([]nodeAudit, len(names))
+	var asked sync.WaitGroup
+	for i, name := range names {
+		all[i] = nodeAudit{Node: name, Entries: []actions.Entry{}}
+		asked.Go(func() {
+			entries, err := s.cluster.Audit(c.Context, name, c.Int("number"))
+			if err != nil {
+				all[i].Problem = err.Error()
+				return
+			}
+			all[i].Entries = entries
+		})
+	}
+	asked.Wait()
+	if c.Context.Err() != nil {
+		return c.Context.Err()
+	}
+	var silent []string
+	for _, n := range all {
+		if n.Problem != "" {
+			silent = append(silent, n.Node)
 		}
-		if err != nil {
-			one.Problem = err.Error()
-			silent = append(silent, name)
-		} else {
-			one.Entries = entries
-		}
-		all = append(all, one)
 	}
 	if c.Bool("json") {
 		err = printJSON(c, map[string]any{"cluster": s.cluster.Plan.Cluster, "nodes": all})

@@ -94,6 +94,14 @@ func beginCluster(c *cli.Context, file string, o vault.Options) (*clusterSession
 	}}, nil
 }
 
+// has makes sure that the cluster's plan has a node.
+func (s *clusterSession) has(node string) error {
+	if _, err := s.cluster.Plan.Node(node); err != nil {
+		return fault.New(fault.Usage, "%s has no node %q", s.file, node).WithMend("its nodes are %s", strings.Join(nodeNames(s.topology), ", "))
+	}
+	return nil
+}
+
 // fileFirst takes the topology's file out of a command's arguments: the first one
 // that ends as one, or else cluster.yaml.
 func fileFirst(args []string) (file string, rest []string) {

@@ -196,7 +196,7 @@ func (s *clusterStatus) verdict() error {
 			silent = append(silent, n.Name)
 		case n.Report.State == status.Failed || n.Report.State == status.Unconfigured:
 			failed = append(failed, n.Name)
-		case n.Report.State != status.Ready:
+		case n.Report.State != status.Ready && n.Report.State != status.Maintenance:
 			other = append(other, n.Name)
 		}
 	}

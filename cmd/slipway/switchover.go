@@ -38,6 +38,11 @@ Examples:
 			if err != nil {
 				return err
 			}
+			if to := c.String("to"); to != "" {
+				if err := s.has(to); err != nil {
+					return err
+				}
+			}
 			return runOperation(c, s, operations.Switchover(s.cluster, c.String("site"), c.String("to")))
 		},
 	}

@@ -80,6 +80,12 @@ type Env struct {
 // Say tells the administrator, and the node's journal, how far the action is.
 func (e *Env) Say(format string, args ...any) { e.say(fmt.Sprintf(format, args...)) }
 
+// NewEnv is where an action runs that somebody asks for; say takes what it says.
+func NewEnv(n node.Node, by Caller, again func(why string), say func(string)) *Env {
+	n.Report = reporter{say}
+	return &Env{Node: &n, Again: again, By: by, say: say}
+}
+
 // Caller is who asks for something to be done.
 type Caller struct {
 	Name   string // the certificate's common name
@@ -109,6 +115,8 @@ type Server struct {
 	Again func(why string)
 	// Line tells whoever watches the node.
 	Line func(text string)
+	// After is told that an action has ended, whatever became of it.
+	After func()
 	// Actions are those that this version has.
 	Actions []Action
 	// Alive is how often it shows that it is there; 0 is keepAlive.

@@ -92,6 +92,9 @@ func (s *Server) Act(w http.ResponseWriter, r *http.Request, name string, n node
 		err = logErr
 	}
 	s.line("action %s: %s", name, outcome)
+	if s.After != nil {
+		s.After()
+	}
 	release() // whoever reads the last line may ask for the next action at once
 	out.end(result, err)
 }
@@ -127,12 +130,11 @@ func (s *Server) run(ctx context.Context, action Action, n node.Node, args []byt
 		s.line("%s: %s", action.Name, text)
 		out.send(Event{Say: clip(text, maxSay)})
 	}
-	n.Report = reporter{say}
 	again := s.Again
 	if again == nil {
 		again = func(string) {}
 	}
-	return action.Run(ctx, &Env{Node: &n, Again: again, By: by, say: say}, args)
+	return action.Run(ctx, NewEnv(n, by, again, say), args)
 }
 
 func (s *Server) line(format string, args ...any) {

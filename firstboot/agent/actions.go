@@ -4,6 +4,7 @@ import (
 	"github.com/slipwayhq/slipway/firstboot/actions"
 	"github.com/slipwayhq/slipway/firstboot/role/database"
 	"github.com/slipwayhq/slipway/firstboot/status"
+	"github.com/slipwayhq/slipway/firstboot/steps"
 )
 
 // actions are what administrators can have this node do.
@@ -11,9 +12,11 @@ func (r *run) actions() *actions.Server {
 	return &actions.Server{
 		Log:   &actions.Log{Path: r.node.Path(actions.LogPath)},
 		Again: r.ask,
+		After: r.lookNow,
 		Line:  func(text string) { r.tracker.Update(func(*status.Report) {}, text) },
 		Actions: append([]actions.Action{
 			database.Switchover,
+			steps.Maintenance,
 		}, r.versions.Actions(r.lookAtVersions)...),
 	}
 }
@@ -29,4 +32,12 @@ func (r *run) lookAtVersions() {
 		return
 	}
 	r.tracker.Update(func(rep *status.Report) { rep.Versions = list })
+}
+
+// lookNow has the observers asked at once: what was done shows in the report.
+func (r *run) lookNow() {
+	select {
+	case r.looking <- struct{}{}:
+	default: // they are about to be
+	}
 }

@@ -74,7 +74,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		watchers = append(watchers, &versions.Recorder{Node: n})
 	}
 	t := status.NewTracker(status.Report{
-		Role: n.Role.Name, Summary: n.Role.Summary, Version: n.Boot.Version, Trial: n.Boot.Trial,
+		Role: n.Role.Name, Summary: n.Role.Summary, Version: n.Boot.Version, Trial: n.Boot.Trial, Maintenance: n.Maintenance(),
 	}, time.Now, watchers...)
 	if a.Socket != "" {
 		if err := status.Serve(ctx, a.Socket, t); err != nil {
@@ -86,6 +86,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		agent: a, node: n, tracker: t, source: &source{env: a.Metadata, node: n},
 		membership: &steps.Membership{Store: member.NewStore(n.Path(member.Dir)), Now: time.Now},
 		asked:      make(chan string, 1),
+		looking:    make(chan struct{}, 1),
 	}
 	r.versions = versions.New(n, nil)
 	r.lookAtVersions()
@@ -165,8 +166,9 @@ type run struct {
 	membership *steps.Membership
 	among      peers.Task
 	versions   *versions.Store
-	asked      chan string // why a new round is due
-	essential  []string    // steps without which the role does not come up
+	asked      chan string   // why a new round is due
+	looking    chan struct{} // the observers are to be asked before it is time
+	essential  []string      // steps without which the role does not come up
 	describing sync.Mutex
 	settling   sync.Mutex
 }

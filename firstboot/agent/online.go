@@ -121,7 +121,7 @@ func (r *run) observe(ctx context.Context, n node.Node, tasks []steps.Task) {
 		r.tracker.Update(func(rep *status.Report) { rep.Cluster = nil })
 		return
 	}
-	for again := true; again; again = node.Sleep(ctx, observeAgain) {
+	for again := true; again; again = r.pause(ctx, observeAgain) {
 		c := steps.Describe(n.Member)
 		for _, task := range tasks {
 			observer, ok := task.Step.(steps.Observer)
@@ -139,12 +139,27 @@ func (r *run) observe(ctx context.Context, n node.Node, tasks []steps.Task) {
 				c.Problems = append(c.Problems, task.Name()+": "+problem.Error())
 			}
 		}
-		if before := r.tracker.Report().Cluster; before != nil && reflect.DeepEqual(before, c.Clone()) {
+		before, maintenance := r.tracker.Report(), n.Maintenance()
+		if before.Cluster != nil && reflect.DeepEqual(before.Cluster, c.Clone()) && (before.Maintenance == nil) == (maintenance == nil) {
 			continue
 		}
-		r.tracker.Update(func(rep *status.Report) { rep.Cluster = c })
+		r.tracker.Update(func(rep *status.Report) { rep.Cluster, rep.Maintenance = c, maintenance })
 		r.settle()
 	}
+}
+
+// pause waits for a while, or until somebody wants to see what there is now. It
+// reports whether ctx has not ended.
+func (r *run) pause(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-r.looking:
+	case <-timer.C:
+	}
+	return true
 }
 
 // separate takes joined errors apart.
@@ -238,6 +253,8 @@ func (r *run) judge(report status.Report) verdict {
 		v.state = status.Converging
 	case len(v.failed) > 0 || v.serious > 0 || v.problems > 0:
 		v.state = status.Degraded
+	case report.Maintenance != nil:
+		v.state = status.Maintenance
 	default:
 		v.state = status.Ready
 	}

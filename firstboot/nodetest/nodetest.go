@@ -51,7 +51,11 @@ func Main(m *testing.M, more ...string) {
 	if err != nil {
 		self = os.Args[0]
 	}
-	cmd := exec.Command("unshare", append(append(argv, self), os.Args[1:]...)...)
+	// The shell is process 1 of the namespace and takes leave of processes whose
+	// parents are gone, as systemd does on a node: Patroni waits until a PostgreSQL
+	// that it has not started itself is no more, not even as a zombie.
+	argv = append(argv, "sh", "-c", `"$@"; exit $?`, "sh", self)
+	cmd := exec.Command("unshare", append(argv, os.Args[1:]...)...)
 	cmd.Env = append(os.Environ(), treeEnv+"="+tree)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	if err := cmd.Run(); err != nil {

@@ -74,7 +74,7 @@ func (n Node) row(now time.Time) []cell {
 		return row
 	}
 	row[3] = cell{status.Clean(string(n.Report.State)), map[status.State]string{
-		status.Ready: "1;32", status.Degraded: "1;33", status.Unconfigured: "1;33", status.Failed: "1;31",
+		status.Ready: "1;32", status.Degraded: "1;33", status.Maintenance: "1;33", status.Unconfigured: "1;33", status.Failed: "1;31",
 	}[n.Report.State]}
 	c := n.Report.Cluster
 	if c == nil {
@@ -110,6 +110,9 @@ func (n Node) notes() (out []string) {
 		return []string{n.Address + ": " + n.Problem}
 	case n.Report.Cluster == nil && n.Report.State != status.Starting:
 		out = append(out, "it knows of no cluster")
+	}
+	if m := n.Report.Maintenance; m != nil {
+		out = append(out, fmt.Sprintf("in maintenance since %s, by %s", m.Since.UTC().Format("2006-01-02 15:04 UTC"), m.By))
 	}
 	for _, s := range n.Report.Steps {
 		switch {

@@ -130,6 +130,38 @@ func TestAgentsFindEachOtherAndTellWhoIsMissing(t *testing.T) {
 	}
 }
 
+func TestANodeThatWasInMaintenanceMayBeAway(t *testing.T) {
+	c, s := membertest.New(t), &street{}
+	one, two := s.agent(t, c.Member(t, "a-db1"), "1"), s.agent(t, c.Member(t, "a-db2"), "2")
+	state := status.Maintenance
+	two.Service.Report = func() status.Report { return status.Report{State: state} }
+	away := func(name string) {
+		t.Helper()
+		s.move("127.0.0.2", "127.0.0.1:1")
+		if err := one.apply(t); err != nil {
+			t.Fatal(err)
+		}
+		peers, problem := one.observe(t)
+		if p := peers["a-db2"]; p.Answers || p.State != status.State(name) || strings.Contains(problem, "a-db2") != (name == "") {
+			t.Errorf("%+v; problem: %s", p, problem)
+		}
+	}
+	if err := two.apply(t); err != nil {
+		t.Fatal(err)
+	}
+	there := s.houses["127.0.0.2"]
+	if err := one.apply(t); err != nil {
+		t.Fatal(err)
+	}
+	away("maintenance")
+	state = status.Ready // and back again
+	s.move("127.0.0.2", there)
+	if err := one.apply(t); err != nil {
+		t.Fatal(err)
+	}
+	away("")
+}
+
 // impostor answers at a node's address in its own way.
 func (s *street) impostor(t *testing.T, host string, config *tls.Config, speak func(net.Conn)) {
 	t.Helper()

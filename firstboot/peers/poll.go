@@ -207,11 +207,13 @@ func (s *Service) note(p *peer, hello Hello, err error) {
 	if answers := err == nil; answers != p.Answers || !p.asked {
 		p.Answers, p.asked, p.Since = answers, true, s.Now().UTC().Truncate(time.Second)
 	}
-	p.Problem, p.State = "", hello.State
-	if err != nil {
-		p.Problem = err.Error()
-	} else {
-		p.Expires = hello.Expires
+	if p.Problem = ""; err == nil {
+		p.State, p.Expires = hello.State, hello.Expires
+		return
+	}
+	p.Problem = err.Error()
+	if p.State != status.Maintenance { // which is to last, also while the node is off
+		p.State = ""
 	}
 }
 
@@ -229,7 +231,7 @@ func (t Task) Observe(_ context.Context, n *node.Node, c *status.Cluster) error 
 	}
 	slices.SortFunc(c.Peers, func(a, b status.Peer) int { return strings.Compare(a.Name, b.Name) })
 	for _, p := range c.Peers {
-		if !p.Answers && p.Problem != "" {
+		if !p.Answers && p.Problem != "" && !c.Excused(p.Name) {
 			problems = append(problems, fmt.Errorf("%s (%s): %s, since %s", p.Name, p.Address, p.Problem, p.Since.Format("15:04:05 UTC")))
 		}
 	}

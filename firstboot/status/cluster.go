@@ -29,7 +29,7 @@ type Peer struct {
 	Site    string    `json:"site"`
 	Address string    `json:"address"`
 	Answers bool      `json:"answers"`
-	State   State     `json:"state,omitempty"` // its own word
+	State   State     `json:"state,omitempty"` // its own word; "maintenance" stays when it does not answer any more
 	Since   time.Time `json:"since"`           // of Answers
 	Problem string    `json:"problem,omitempty"`
 	Expires time.Time `json:"certificate_expires"` // zero if it has not been seen

@@ -5,6 +5,12 @@ import (
 	"slices"
 )
 
+// Excused reports whether a node may be away without anything being wrong: when it
+// last answered it was in maintenance.
+func (c *Cluster) Excused(node string) bool {
+	return slices.ContainsFunc(c.Peers, func(p Peer) bool { return p.Name == node && p.State == Maintenance })
+}
+
 // Leader is who leads, of this site's database cluster; "" if nobody does.
 func (d *Database) Leader() string {
 	if d == nil {

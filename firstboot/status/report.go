@@ -23,6 +23,7 @@ const (
 	Unconfigured State = "unconfigured" // everything is done that can be without metadata
 	Ready        State = "ready"        // everything that was asked for is in effect
 	Degraded     State = "degraded"     // the role is up; something that was asked for is not in effect
+	Maintenance  State = "maintenance"  // as ready, but the node was asked to give up what others can do instead
 	Failed       State = "failed"       // the role is not up
 )
 
@@ -58,7 +59,10 @@ type Report struct {
 	Warnings   []node.Warning `json:"warnings"`
 	Advice     []string       `json:"advice"`             // what a person can do now
 	Versions   []Version      `json:"versions,omitempty"` // of the image, that the node has
-	Cluster    *Cluster       `json:"cluster,omitempty"`  // nil on a node that stands alone
+	// Maintenance is since when and by whose wish the node is in maintenance, whatever
+	// its state is otherwise; nil if it is not.
+	Maintenance *node.Maintenance `json:"maintenance,omitempty"`
+	Cluster     *Cluster          `json:"cluster,omitempty"` // nil on a node that stands alone
 }
 
 // Address is one address of the node.
@@ -98,13 +102,17 @@ func (r Report) Clone() Report {
 	}
 	r.Steps = steps
 	r.Cluster = r.Cluster.Clone()
+	if r.Maintenance != nil {
+		m := *r.Maintenance
+		r.Maintenance = &m
+	}
 	return r
 }
 
 // ExitCode is the exit status of `firstboot status` for a state.
 func (s State) ExitCode() int {
 	switch s {
-	case Ready:
+	case Ready, Maintenance:
 		return 0
 	case Degraded:
 		return 3

@@ -38,7 +38,7 @@ func (r Report) text(now time.Time, style Style, brief bool) string {
 			line("  %-12s %s", name, Clean(value))
 		}
 	}
-	colour := map[State]string{Ready: "1;32", Degraded: "1;33", Unconfigured: "1;33", Failed: "1;31"}[r.State]
+	colour := map[State]string{Ready: "1;32", Degraded: "1;33", Maintenance: "1;33", Unconfigured: "1;33", Failed: "1;31"}[r.State]
 	if colour == "" {
 		colour = "1;36"
 	}
@@ -55,6 +55,9 @@ func (r Report) text(now time.Time, style Style, brief bool) string {
 	}
 	field("version", version)
 	field("host name", r.Hostname)
+	if m := r.Maintenance; m != nil {
+		field("maintenance", fmt.Sprintf("since %s, by %s; to end it: slipway maintenance off", m.Since.UTC().Format("2006-01-02 15:04 UTC"), m.By))
+	}
 	if !tight {
 		field("metadata", r.Datasource)
 	}

@@ -4,11 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"time"
 
 	"github.com/slipwayhq/slipway/firstboot/node"
+	"github.com/slipwayhq/slipway/firstboot/role/vip"
 	"github.com/slipwayhq/slipway/firstboot/units"
 )
 
@@ -89,6 +91,9 @@ func (h Health) Err() error {
 func CheckRole(ctx context.Context, n *node.Node) (Health, error) {
 	var h Health
 	services := n.Member.Services(n.Role.Services)
+	if n.Maintenance() != nil { // addresses are what the node has given up
+		services = slices.DeleteFunc(slices.Clone(services), func(unit string) bool { return unit == vip.Unit })
+	}
 	if len(services) == 0 {
 		return h, nil
 	}

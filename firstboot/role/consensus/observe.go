@@ -55,7 +55,7 @@ func (s *Start) Observe(ctx context.Context, n *node.Node, c *status.Cluster) er
 	c.Consensus = &found
 	var wrong []string
 	for _, v := range found.Members {
-		if !v.Healthy {
+		if !v.Healthy && !c.Excused(v.Node) {
 			wrong = append(wrong, v.Node+": "+v.Problem)
 		}
 	}

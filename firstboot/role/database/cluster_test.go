@@ -157,6 +157,11 @@ func TestNodesFormAClusterAndAStandbyOfIt(t *testing.T) {
 	clientsThatGoAwayDoNoHarm(t, first, second)
 	rolesAreMadeWhole(t, first)
 	parametersFollowThePlan(t, nodes)
+	switchedOver(t, first, second, far)
+	inMaintenance(t, second, first)
+	if _, err := second.switchover(t, second, first); err != nil {
+		t.Fatalf("back again: %v", err)
+	}
 	foreignDataIsRefused(t, third)
 	anotherLeads(t, first, second, third)
 	nothingLogsASecret(t, nodes)

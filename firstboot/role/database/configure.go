@@ -45,7 +45,7 @@ func (Configure) Apply(ctx context.Context, n *node.Node) error {
 	if err != nil {
 		return err
 	}
-	text, err := render(m, memory)
+	text, err := render(m, memory, n.Maintenance() != nil)
 	if err != nil {
 		return err
 	}
@@ -107,7 +107,9 @@ func quote(text string) (string, error) {
 	return strings.TrimSpace(b.String()), err
 }
 
-func render(m *member.Member, memory mebibytes) (string, error) {
+// render is Patroni's configuration. A node in maintenance must not lead, nor be one
+// whose word makes a commit count, and is not read from.
+func render(m *member.Member, memory mebibytes, maintenance bool) (string, error) {
 	t, err := template.New("patroni.yml").Funcs(template.FuncMap{"q": quote}).Parse(configuration)
 	if err != nil {
 		return "", err
@@ -124,7 +126,7 @@ func render(m *member.Member, memory mebibytes) (string, error) {
 		"RestAddress": netip.AddrPortFrom(m.Self.Address, plan.PatroniPort).String(),
 		"Address":     netip.AddrPortFrom(m.Self.Address, uint16(m.Site.Postgres.Port)).String(),
 		"Consensus":   members, "Roles": []string{"superuser", "replication", "rewind"},
-		"MiB": int(memory), "Memory": memorySettings(memory, m.Site.Postgres), "Access": access(m.Plan), "Bootstrap": "",
+		"MiB": int(memory), "Memory": memorySettings(memory, m.Site.Postgres), "Access": access(m.Plan), "Bootstrap": "", "Maintenance": maintenance,
 	}
 	if m.Site.Bootstrap == m.Self.Name {
 		dcs, err := json.Marshal(initial(m))

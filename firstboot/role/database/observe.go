@@ -38,7 +38,7 @@ func (s *Start) Observe(ctx context.Context, n *node.Node, c *status.Cluster) er
 		d.SystemID = o.System
 	}
 	c.Database = &d
-	wrong := problems(m, d, o)
+	wrong := problems(m, d, o, c.Excused)
 	if o.Role == "primary" && o.State == "running" {
 		if err := s.lead(ctx, n, rest); err != nil {
 			wrong = append(wrong, err.Error())
@@ -73,8 +73,9 @@ func (s *Start) lead(ctx context.Context, n *node.Node, rest *patroni) error {
 	return s.tended.err
 }
 
-// problems is what is wrong with the cluster, as far as this node can tell.
-func problems(m *member.Member, d status.Database, self own) []string {
+// problems is what is wrong with the cluster, as far as this node can tell. A node
+// that is excused may be away.
+func problems(m *member.Member, d status.Database, self own, excused func(node string) bool) []string {
 	var wrong []string
 	say := func(format string, args ...any) { wrong = append(wrong, fmt.Sprintf(format, args...)) }
 	lead := ""
@@ -87,6 +88,7 @@ func problems(m *member.Member, d status.Database, self own) []string {
 			if lead = v.Node; v.State != "running" && v.State != "streaming" && v.State != "in archive recovery" {
 				say("the leader %s is %s", v.Node, v.State)
 			}
+		case excused(v.Node):
 		case v.State != "streaming" && v.State != "in archive recovery":
 			say("%s does not stream (%s)", v.Node, v.State)
 		case v.Lag != nil && *v.Lag > m.Site.Patroni.MaximumLag:
@@ -100,7 +102,7 @@ func problems(m *member.Member, d status.Database, self own) []string {
 		say("this node can be written to while %s leads", lead)
 	}
 	for _, n := range m.Plan.DatabaseNodes(m.Site.Name) {
-		if !slices.ContainsFunc(d.Members, func(v status.DatabaseMember) bool { return v.Node == n.Name }) {
+		if !excused(n.Name) && !slices.ContainsFunc(d.Members, func(v status.DatabaseMember) bool { return v.Node == n.Name }) {
 			say("%s is missing", n.Name)
 		}
 	}

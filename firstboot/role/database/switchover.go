@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/slipwayhq/slipway/firstboot/actions"
+	"github.com/slipwayhq/slipway/firstboot/member"
 	"github.com/slipwayhq/slipway/firstboot/node"
 	"github.com/slipwayhq/slipway/firstboot/role/mtls"
 	"github.com/slipwayhq/slipway/internal/fault"
@@ -90,21 +91,46 @@ func switchover(ctx context.Context, e *actions.Env, a SwitchoverArgs) (*Switcho
 	return promoted(ctx, e, rest, a)
 }
 
-// promoted waits until the candidate leads.
+// Leads reports whether a node leads its site's database. One that runs none does not.
+func Leads(ctx context.Context, m *member.Member) (bool, error) {
+	if !runs(m) {
+		return false, nil
+	}
+	rest, err := dial(m)
+	if err != nil {
+		return false, err
+	}
+	defer rest.mtls.Close()
+	d, err := rest.cluster(ctx)
+	if err != nil {
+		return false, errors.New("Patroni does not answer: " + mtls.Words(err))
+	}
+	return d.Leader() == m.Self.Name, nil
+}
+
+// promoted waits until the candidate leads: until etcd says so, and its PostgreSQL
+// too, which Patroni promotes after it has the lock.
 func promoted(ctx context.Context, e *actions.Env, rest *patroni, a SwitchoverArgs) (*SwitchoverResult, error) {
+	candidate, err := rest.m.Plan.Node(a.Candidate)
+	if err != nil {
+		return nil, err
+	}
 	limited, cancel := context.WithTimeout(ctx, promoteLimit)
 	defer cancel()
 	last := "nobody leads"
 	for {
 		d, err := rest.cluster(limited)
-		v, _ := d.Member(a.Candidate)
 		switch lead := d.Leader(); {
 		case err != nil:
 			last = mtls.Words(err)
-		case lead == a.Candidate && v.State == "running":
-			e.Say("%s leads", lead)
-			return &SwitchoverResult{Leader: lead, Changed: true}, nil
-		case lead != "" && lead != a.Leader && lead != a.Candidate:
+		case lead == a.Candidate:
+			o, err := rest.own(limited, candidate)
+			if err == nil && o.State == "running" && (o.Role == "primary" || o.Role == standby) {
+				e.Say("%s leads", lead)
+				return &SwitchoverResult{Leader: lead, Changed: true}, nil
+			}
+			last = lead + " is about to"
+		case lead != "" && lead != a.Leader:
 			return nil, fault.New(fault.Failed, "%s leads now, not %s", lead, a.Candidate).WithMend("run the command again")
 		case lead != "":
 			last = lead + " leads"

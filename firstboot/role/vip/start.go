@@ -35,6 +35,10 @@ func (Start) Apply(ctx context.Context, n *node.Node) error {
 	}
 	configured := false
 	for {
+		if n.Maintenance() != nil {
+			n.Waiting("")
+			return Yield(ctx, n)
+		}
 		err := error(nil)
 		if !configured {
 			err = start(ctx, n)
@@ -58,6 +62,27 @@ func (Start) Apply(ctx context.Context, n *node.Node) error {
 	}
 }
 
+// Yield gives all addresses of the node up and keeps it from taking one. keepalived
+// tells the other holders that it ends (RFC 9568, section 6.4.3), so they need not
+// find out.
+func Yield(ctx context.Context, n *node.Node) error {
+	if !applies(n) {
+		return nil
+	}
+	if err := n.Hold(Unit); err != nil {
+		return err
+	}
+	return n.Nudge(ctx, "stop", Unit)
+}
+
+// Resume lets the node hold addresses again. It takes none from a node that serves.
+func Resume(ctx context.Context, n *node.Node) error {
+	if !applies(n) {
+		return nil
+	}
+	return start(ctx, n)
+}
+
 func applies(n *node.Node) bool {
 	return n.Member != nil && len(n.Member.Plan.HeldBy(n.Member.Self.Name)) > 0
 }
@@ -79,11 +104,11 @@ func start(ctx context.Context, n *node.Node) error {
 		if _, err := n.Ensure(configPath, 0o644, config); err != nil {
 			return err
 		}
-		if err := n.Nudge(ctx, "reload", unit); err != nil {
+		if err := n.Nudge(ctx, "reload", Unit); err != nil {
 			return err
 		}
 	}
-	return n.Release(ctx, unit)
+	return n.Release(ctx, Unit)
 }
 
 // judge has keepalived itself check a configuration.
@@ -140,7 +165,7 @@ func (Start) Observe(ctx context.Context, n *node.Node, c *status.Cluster) error
 	}
 	reports, err := look(ctx, n)
 	c.VIPs = reports
-	if err != nil {
+	if err != nil || n.Maintenance() != nil {
 		return err
 	}
 	for i, v := range n.Member.Plan.HeldBy(n.Member.Self.Name) {
@@ -158,11 +183,17 @@ func look(ctx context.Context, n *node.Node) ([]status.VIP, error) {
 		return nil, err
 	}
 	running := run(ctx, n)
+	maintenance := n.Maintenance() != nil
+	if maintenance {
+		running = nil
+	}
 	reports := []status.VIP{}
 	for _, v := range n.Member.Plan.HeldBy(n.Member.Self.Name) {
 		r := status.VIP{Name: v.Name, Address: v.Address.Addr().String()}
 		_, r.Held = here[v.Address.Addr()]
-		if running != nil {
+		if maintenance {
+			r.Problem = "this node is in maintenance"
+		} else if running != nil {
 			r.Problem = running.Error()
 		} else if err := ask(ctx, n, question(n.Member, v.On)); err != nil {
 			r.Problem = err.Error()
@@ -174,12 +205,12 @@ func look(ctx context.Context, n *node.Node) ([]status.VIP, error) {
 
 // run says why keepalived does not run, or nil.
 func run(ctx context.Context, n *node.Node) error {
-	list, err := n.Units.Units(ctx, []string{unit})
+	list, err := n.Units.Units(ctx, []string{Unit})
 	switch {
 	case err != nil:
 		return err
 	case len(list) != 1 || list[0].Active != "active" && list[0].Active != "reloading":
-		return errors.New(unit + " does not run")
+		return errors.New(Unit + " does not run")
 	}
 	return nil
 }

@@ -19,7 +19,9 @@ import (
 )
 
 const (
-	unit       = "keepalived.service"
+	// Unit is keepalived's.
+	Unit = "keepalived.service"
+
 	configPath = "/etc/keepalived/keepalived.conf"
 	// candidatePath is where a configuration stands while keepalived judges it.
 	candidatePath = "/etc/keepalived/keepalived.conf.candidate"
@@ -49,7 +51,7 @@ func (Configure) Apply(ctx context.Context, n *node.Node) error {
 		if err != nil || !removed {
 			return err
 		}
-		return n.Nudge(ctx, "stop", unit)
+		return n.Nudge(ctx, "stop", Unit)
 	}
 	if _, err := n.Ensure(authorityPath, 0o644, n.Member.Authority); err != nil {
 		return err
