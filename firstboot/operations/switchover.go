@@ -165,8 +165,8 @@ func databaseNodes(p *plan.Plan, now overview.Overview, s plan.Site) (names []st
 }
 
 // led is what is missing until a node leads its site in good order: the watched
-// nodes see it lead and the others among them follow it, and the virtual addresses
-// lead to it.
+// nodes see it lead and the others among them follow it, the virtual addresses lead
+// to it, and somebody could take over from it in turn.
 func led(p *plan.Plan, now overview.Overview, s plan.Site, leader string, watched []string) (missing []string) {
 	say := func(format string, args ...any) { missing = append(missing, fmt.Sprintf(format, args...)) }
 	for _, name := range watched {
@@ -185,6 +185,12 @@ func led(p *plan.Plan, now overview.Overview, s plan.Site, leader string, watche
 			say("%s is %s", name, own.State)
 		case name != leader && !own.Streams():
 			say("%s does not stream yet (%s)", name, cmp.Or(own.State, "no member"))
+		}
+	}
+	if c := now.Word(leader); len(watched) > 1 && c != nil && c.Database != nil && !c.Database.Standby {
+		// Until then nobody could be promoted without the risk of losing something.
+		if !slices.ContainsFunc(c.Database.Members, status.DatabaseMember.Synchronous) {
+			say("no standby of %s is synchronous yet", leader)
 		}
 	}
 	for _, v := range p.VIPs {

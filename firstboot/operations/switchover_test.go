@@ -77,6 +77,11 @@ func TestASwitchoverIsDoneOnceAllSeeItAndTheAddressFollows(t *testing.T) {
 	w.every("a-db1", func(m *status.DatabaseMember) { m.State = "stopped" })
 	says("a-db1 does not stream yet (stopped)")
 	w.leads("a-db2")
+	for _, name := range []string{"a-db1", "a-db3"} { // a moment after the promotion
+		w.every(name, func(m *status.DatabaseMember) { m.Role = "replica" })
+	}
+	says("no standby of a-db2 is synchronous yet")
+	w.leads("a-db2")
 	w.nodes["a-lb1"].Cluster.Backends = nil
 	says("the virtual address db is on a-lb1, which does not send writes to a-db2 yet")
 	w.holds("a-lb2")

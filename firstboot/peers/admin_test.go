@@ -86,6 +86,8 @@ func quiet(actions.Event) {}
 
 func TestAnAdministratorWithTheRightToWriteHasANodeDoSomething(t *testing.T) {
 	s := setStage(t, greet)
+	ended := 0
+	s.Service.Actions.After = func() { ended++ }
 	var said []string
 	result, err := s.admin(t, pki.AdminWrite).Act(t.Context(), "greet", map[string]string{"whom": "world"}, func(e actions.Event) {
 		if e.Say != "" {
@@ -94,6 +96,9 @@ func TestAnAdministratorWithTheRightToWriteHasANodeDoSomething(t *testing.T) {
 	})
 	if err != nil || string(result) != `{"said":"hello world from a-db1"}` {
 		t.Errorf("result %s, %v", result, err)
+	}
+	if ended != 1 {
+		t.Errorf("%d actions have ended", ended)
 	}
 	if got := strings.Join(said, "; "); got != "greeting world; waved" {
 		t.Errorf("said %q", got)

@@ -20,10 +20,10 @@ var Maintenance = actions.Action{Name: "maintenance", Run: func(ctx context.Cont
 	if err := actions.Decode(args, &a); err != nil {
 		return nil, err
 	}
-	if !a.On {
-		return nil, endMaintenance(ctx, e.Node)
+	if a.On {
+		return nil, beginMaintenance(ctx, e, a.Force)
 	}
-	return nil, beginMaintenance(ctx, e, a.Force)
+	return nil, endMaintenance(ctx, e)
 }}
 
 // MaintenanceArgs say what is asked for.
@@ -48,18 +48,26 @@ func beginMaintenance(ctx context.Context, e *actions.Env, force bool) error {
 		return err
 	}
 	e.Say("in maintenance from now on, until somebody ends it")
-	if err := (database.Configure{}).Apply(ctx, n); err != nil {
-		return err
-	}
-	return vip.Yield(ctx, n)
+	return follow(ctx, e, vip.Yield)
 }
 
-func endMaintenance(ctx context.Context, n *node.Node) error {
-	if err := n.EndMaintenance(); err != nil {
+func endMaintenance(ctx context.Context, e *actions.Env) error {
+	if err := e.Node.EndMaintenance(); err != nil {
 		return err
 	}
-	if err := (database.Configure{}).Apply(ctx, n); err != nil {
-		return err
+	e.Say("in maintenance no more")
+	return follow(ctx, e, vip.Resume)
+}
+
+// follow has the services do what the note says. What does not succeed at once, the
+// steps go on trying in a new round.
+func follow(ctx context.Context, e *actions.Env, addresses func(context.Context, *node.Node) error) error {
+	err := (database.Configure{}).Apply(ctx, e.Node)
+	if err == nil {
+		err = addresses(ctx, e.Node)
 	}
-	return vip.Resume(ctx, n)
+	if err != nil {
+		e.Again("the node goes into maintenance, or out of it")
+	}
+	return err
 }

@@ -43,11 +43,16 @@ func mayHold(t *testing.T) (*node.Node, *silent) {
 
 func maintain(t *testing.T, n *node.Node, args MaintenanceArgs) error {
 	t.Helper()
+	return maintainOr(t, n, args, func(why string) { t.Errorf("a new round begins: %s", why) })
+}
+
+func maintainOr(t *testing.T, n *node.Node, args MaintenanceArgs, again func(why string)) error {
+	t.Helper()
 	data, err := json.Marshal(args)
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, err = Maintenance.Run(t.Context(), actions.NewEnv(*n, actions.Caller{Name: "ann@desk"}, nil, func(string) {}), data)
+	_, err = Maintenance.Run(t.Context(), actions.NewEnv(*n, actions.Caller{Name: "ann@desk"}, again, func(string) {}), data)
 	return err
 }
 
@@ -75,6 +80,18 @@ func TestMaintenanceIsKeptOnTheNodeAndTakesItsAddressAway(t *testing.T) {
 	}
 	if h, err := CheckRole(t.Context(), n); err != nil || len(h.Waiting) != 1 {
 		t.Errorf("afterwards, keepalived is a lack: %+v, %v", h, err)
+	}
+}
+
+func TestWhatDoesNotSucceedAtOnceIsLeftToTheSteps(t *testing.T) {
+	n, _ := mayHold(t)
+	if err := n.BeginMaintenance(node.Maintenance{By: "ann@desk"}); err != nil {
+		t.Fatal(err)
+	}
+	rounds := 0
+	// No network card has the node's address here.
+	if err := maintainOr(t, n, MaintenanceArgs{}, func(string) { rounds++ }); err == nil || rounds != 1 || n.Maintenance() != nil {
+		t.Errorf("%v, %d rounds, maintenance %+v", err, rounds, n.Maintenance())
 	}
 }
 

@@ -162,6 +162,7 @@ func TestNodesFormAClusterAndAStandbyOfIt(t *testing.T) {
 	if _, err := second.switchover(t, second, first); err != nil {
 		t.Fatalf("back again: %v", err)
 	}
+	second.role(t, "quorum_standby")
 	foreignDataIsRefused(t, third)
 	anotherLeads(t, first, second, third)
 	nothingLogsASecret(t, nodes)
@@ -328,6 +329,9 @@ func foreignDataIsRefused(t *testing.T, n *running) {
 // anotherLeads stops the leader, and has it come back.
 func anotherLeads(t *testing.T, old *running, others ...*running) {
 	others[0].healthy(t)
+	for _, n := range others {
+		n.role(t, "quorum_standby") // else nobody may be promoted
+	}
 	old.sql(t, "CREATE TABLE acknowledged (n int); INSERT INTO acknowledged VALUES (1)")
 	old.StopUnit(Unit)
 	begun := time.Now()
@@ -338,7 +342,7 @@ func anotherLeads(t *testing.T, old *running, others ...*running) {
 			break
 		}
 		if time.Since(begun) > time.Minute {
-			t.Fatalf("nobody leads: %v, %+v", err, c.Database)
+			t.Fatalf("nobody leads: %v, %+v\n%s\n%s\n%s", err, c.Database, old.Log(Unit), others[0].Log(Unit), others[1].Log(Unit))
 		}
 		time.Sleep(200 * time.Millisecond)
 	}
