@@ -57,15 +57,19 @@ func keepsSecrets(t *testing.T, s *site) {
 		}
 		return err == nil
 	}
+	var looks sync.WaitGroup
+	defer looks.Wait()
 	for _, n := range s.plan.Nodes {
 		closed := []string{"2379", "2380", "8008", "8404", "80", "443"}
 		if plan.DatabaseRole(n.Role) && len(s.plan.HeldBy(n.Name)) == 0 {
 			closed = append(closed, "5432") // balancers are the way to it
 		}
-		for _, port := range closed {
-			if open(n, port) {
-				t.Errorf("port %s of %s is open to a computer outside of the cluster", port, n.Name)
-			}
+		for _, port := range closed { // each takes as long as open waits
+			looks.Go(func() {
+				if open(n, port) {
+					t.Errorf("port %s of %s is open to a computer outside of the cluster", port, n.Name)
+				}
+			})
 		}
 		conn := s.Dial(net.JoinHostPort(n.Address.String(), "7420"))
 		stranger := tls.Client(conn, &tls.Config{InsecureSkipVerify: true})
@@ -86,16 +90,14 @@ func keepsSecrets(t *testing.T, s *site) {
 			t.Errorf("the database lets the password %q in", password)
 		}
 	}
-	var nodes sync.WaitGroup
 	for _, n := range s.plan.Nodes {
 		m := s.Node(n.Name) // fails here, not in a goroutine, if there is none
-		nodes.Go(func() {
+		looks.Go(func() {
 			if err := looksForSecrets(t.Context(), m.Lab(), s.allSecrets()); err != nil {
 				t.Errorf("%s: %v", n.Name, err)
 			}
 		})
 	}
-	nodes.Wait()
 }
 
 // looksForSecrets looks in a node wherever somebody without rights might find a
