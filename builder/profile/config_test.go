@@ -43,7 +43,7 @@ func debian(t *testing.T) *tree.Tree {
 		"fstrim.timer":              "[Install]\nWantedBy=timers.target\n",
 		"docker.socket":             "[Install]\nWantedBy=sockets.target\n",
 	}
-	for _, name := range []string{"etcd", "patroni", "keepalived", "haproxy", "nginx", "containerd", "docker"} {
+	for _, name := range []string{"etcd", "patroni", "pgbackrest", "keepalived", "haproxy", "nginx", "containerd", "docker"} {
 		units[name+".service"] = multiUser
 	}
 	files := map[string]string{

@@ -18,12 +18,13 @@ func TestTheRepositorysProfilesLoad(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := []string{"balancer", "broker", "db-master", "db-replica", "dispatcher", "gateway"}
+	want := []string{"balancer", "broker", "db-master", "db-replica", "dispatcher", "gateway", "repository"}
 	if got := set.Names(); !slices.Equal(got, want) {
 		t.Errorf("roles are %v, want %v", got, want)
 	}
 	for _, p := range set.Roles {
-		if len(p.Services) == 0 || len(p.Ports) == 0 {
+		// The repository's port is opened by the plan, to databases alone.
+		if len(p.Services) == 0 || len(p.Ports) == 0 && p.Role != "repository" {
 			t.Errorf("%s has no services or no ports", p.Role)
 		}
 		if p.VM != (VM{CPUs: 2, Memory: 4 * GiB, Disk: 30 * GiB}) {

@@ -2,12 +2,15 @@ package main
 
 import (
 	"fmt"
+	"io"
+	"slices"
 	"strings"
 	"text/tabwriter"
 
 	"github.com/urfave/cli/v2"
 
 	"github.com/slipwayhq/slipway/firstboot/plan"
+	"github.com/slipwayhq/slipway/firstboot/topology"
 	"github.com/slipwayhq/slipway/firstboot/vault"
 	"github.com/slipwayhq/slipway/internal/fault"
 )
@@ -43,6 +46,22 @@ Examples:
 				Flags:        append([]cli.Flag{&cli.BoolFlag{Name: "json", Usage: "print JSON"}}, storeFlags()...),
 				BashComplete: completeFiles,
 				Action:       showSecret,
+			},
+			{
+				Name:      "set",
+				Usage:     "keep a secret that was made elsewhere: the keys of S3-like storage",
+				ArgsUsage: "[FILE] NAME",
+				Description: `Reads the secret from standard input, one line, so that it stands in no list of processes
+and in no history. NAME is backup-s3-key or backup-s3-key-secret: whatever else there is was
+made for the cluster. The nodes get it with their next seeds.
+FILE is cluster.yaml unless another is named.
+
+Examples:
+  slipway secret set backup-s3-key < key.txt
+  pass show backups/secret | slipway secret set cluster.yaml backup-s3-key-secret`,
+				Flags:        storeFlags(),
+				BashComplete: completeFiles,
+				Action:       setSecret,
 			},
 		},
 	}
@@ -86,6 +105,10 @@ func secretPurpose(name string) string {
 		return "replication between databases"
 	case plan.RewindPassword:
 		return "pg_rewind of a former primary"
+	case plan.BackupCipher:
+		return "the passphrase of the backups: without it they are lost"
+	case plan.S3Key, plan.S3KeySecret:
+		return "the storage that keeps the backups"
 	}
 	if owner, ok := strings.CutPrefix(name, plan.Database{}.PasswordKey()); ok {
 		return "the database user " + owner
@@ -117,4 +140,44 @@ func showSecret(c *cli.Context) error {
 	}
 	_, err = fmt.Fprintln(c.App.Writer, value)
 	return err
+}
+
+// settable are the secrets that slipway does not make itself.
+var settable = []string{plan.S3Key, plan.S3KeySecret}
+
+// maxSecret bounds what is read of a secret.
+const maxSecret = 4096
+
+func setSecret(c *cli.Context) error {
+	file, rest := fileFirst(c.Args().Slice())
+	if len(rest) != 1 || !slices.Contains(settable, rest[0]) {
+		return fault.New(fault.Usage, "slipway secret set takes a file and one of the names %s", strings.Join(settable, ", "))
+	}
+	data, err := io.ReadAll(io.LimitReader(c.App.Reader, maxSecret+1))
+	if err != nil {
+		return err
+	}
+	value := strings.TrimRight(string(data), "\r\n")
+	if value == "" || len(data) > maxSecret || value != strings.TrimSpace(value) || strings.ContainsAny(value, "\r\n\x00") {
+		return fault.New(fault.Usage, "what was read is no secret: it must be one line, of at most %d bytes", maxSecret)
+	}
+	t, err := topology.Load(file)
+	if err != nil {
+		return err
+	}
+	// The first seeds need the keys already: the store may begin with them.
+	v, err := openStore(c, file, vault.Options{Cluster: t.Name, Create: true})
+	if err != nil {
+		return err
+	}
+	defer v.Close()
+	if !v.SetSecret(rest[0], value) {
+		fmt.Fprintf(c.App.Writer, "%s is that already.\n", rest[0])
+		return nil
+	}
+	if err := v.Save(); err != nil {
+		return err
+	}
+	fmt.Fprintf(c.App.Writer, "%s is kept in %s; the nodes get it with their next seeds: slipway seed %s\n", rest[0], v.Dir(), file)
+	return nil
 }

@@ -1,7 +1,10 @@
 package agent
 
 import (
+	"slices"
+
 	"github.com/slipwayhq/slipway/firstboot/actions"
+	"github.com/slipwayhq/slipway/firstboot/role/backup"
 	"github.com/slipwayhq/slipway/firstboot/role/database"
 	"github.com/slipwayhq/slipway/firstboot/status"
 	"github.com/slipwayhq/slipway/firstboot/steps"
@@ -14,10 +17,11 @@ func (r *run) actions() *actions.Server {
 		Again: r.ask,
 		After: r.lookNow,
 		Line:  func(text string) { r.tracker.Update(func(*status.Report) {}, text) },
-		Actions: append([]actions.Action{
+		Actions: slices.Concat([]actions.Action{
 			database.Switchover,
 			steps.Maintenance,
-		}, r.versions.Actions(r.lookAtVersions)...),
+			backup.Backup,
+		}, database.Restoring, r.versions.Actions(r.lookAtVersions)),
 	}
 }
 

@@ -20,6 +20,7 @@ const (
 	ServiceCert = pki.Service
 	EtcdCert    = pki.Etcd
 	EtcdClient  = pki.EtcdClient
+	BackupCert  = pki.Backup
 )
 
 // Block is what stands under "slipway" in the meta-data (YAML).

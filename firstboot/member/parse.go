@@ -163,13 +163,13 @@ func (m *Member) certificates(now time.Time) error {
 		field := "certificates." + purpose
 		issuer := m.CA
 		switch purpose {
-		case AgentCert, ServiceCert:
+		case AgentCert, ServiceCert, BackupCert:
 		case EtcdCert, EtcdClient:
 			if issuer = etcd; m.EtcdAuthority == "" {
 				return fault.New(fault.Input, "%s: there is no etcd_authority for it", field)
 			}
 		default:
-			return fault.New(fault.Input, "%s: no such purpose; there are %s, %s, %s and %s", field, AgentCert, ServiceCert, EtcdCert, EtcdClient)
+			return fault.New(fault.Input, "%s: no such purpose; there are %s, %s, %s, %s and %s", field, AgentCert, ServiceCert, EtcdCert, EtcdClient, BackupCert)
 		}
 		certificate, _, err := m.Certificates[purpose].Parse(field)
 		if err != nil {

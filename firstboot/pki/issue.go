@@ -81,7 +81,7 @@ func PeerOf(cert *x509.Certificate) (Peer, error) {
 // interface with the certificate that it shows to clients.
 func usages(purpose string) ([]x509.ExtKeyUsage, error) {
 	switch purpose {
-	case Agent, Service, Etcd:
+	case Agent, Service, Etcd, Backup:
 		return []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}, nil
 	case EtcdClient:
 		return []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}, nil

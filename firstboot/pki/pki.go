@@ -57,6 +57,7 @@ const (
 	Service    = "service"     // what clients see: PostgreSQL, Patroni, HAProxy; cluster authority
 	Etcd       = "etcd"        // an etcd member, towards its peers and clients; etcd authority
 	EtcdClient = "etcd-client" // Patroni towards etcd; etcd authority
+	Backup     = "backup"      // pgBackRest, both sides; cluster authority
 )
 
 // Pair is a certificate and its private key, both PEM (PKCS #8).

@@ -39,6 +39,8 @@ type Plan struct {
 	Databases  []Database `json:"databases"`        // sorted by name
 	// Clients are the networks whose computers may use the services on the VIPs.
 	Clients []netip.Prefix `json:"clients"`
+	// Backup is nil where no backups are made.
+	Backup *Backup `json:"backup,omitempty"`
 }
 
 // Site is a place with a database cluster of its own.

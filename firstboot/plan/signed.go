@@ -120,6 +120,9 @@ func (p *Plan) check() error {
 			}
 		}
 	}
+	if b := p.Backup; b != nil && (b.Repository == "") == (b.S3 == nil) || b != nil && b.Repository != "" && !names[b.Repository] {
+		return fault.New(fault.Input, "the plan's backups are to be kept on %q, which is no node", b.Repository)
+	}
 	for _, v := range p.VIPs {
 		if _, err := p.Site(v.Site); err != nil || !v.Address.IsValid() {
 			return fault.New(fault.Input, "the plan's virtual address %s has no site or no address", v.Name)

@@ -12,6 +12,7 @@ import (
 	"github.com/slipwayhq/slipway/firstboot/pki"
 	"github.com/slipwayhq/slipway/firstboot/plan"
 	"github.com/slipwayhq/slipway/firstboot/topology"
+	"github.com/slipwayhq/slipway/internal/fault"
 )
 
 // content is what a node is told, but for the plan.
@@ -24,7 +25,10 @@ type content struct {
 // content gets a node's certificates and passwords from the store. issued tells
 // whether any certificate is a new one.
 func (w *writer) content(n topology.Node) (c content, issued bool, err error) {
-	c = content{certificates: map[string]member.Pair{}, secrets: w.secrets(n)}
+	c = content{certificates: map[string]member.Pair{}}
+	if c.secrets, err = w.secrets(n); err != nil {
+		return c, false, err
+	}
 	for _, r := range w.requests(n) {
 		pair, isNew, err := w.v.Certificate(r, w.o.Renew)
 		if err != nil {
@@ -75,25 +79,50 @@ func (w *writer) requests(n topology.Node) []pki.Request {
 	if database {
 		out = append(out, request(member.EtcdClient))
 	}
+	if len(w.plan.BackupPeers(n.Name)) > 0 {
+		backup := request(member.BackupCert)
+		// pgBackRest connects by address, so that it needs no DNS, and compares what
+		// it connects to with a certificate's DNS names alone.
+		for _, a := range addresses {
+			backup.Names = append(backup.Names[:len(backup.Names):len(backup.Names)], a.String())
+		}
+		out = append(out, backup)
+	}
 	return out
 }
 
 // secrets are the passwords that a node needs. All databases of a cluster share
 // one set: a standby site replicates with the first site's, and after it is
 // promoted its databases are those of the first.
-func (w *writer) secrets(n topology.Node) map[string]string {
-	if !plan.DatabaseRole(n.Role) {
-		return nil
-	}
-	names := []string{plan.SuperuserPassword, plan.ReplicationPassword, plan.RewindPassword}
-	for _, d := range w.plan.Databases {
-		names = append(names, d.PasswordKey())
-	}
+// Whoever makes the backups has their passphrase: the repository, or with S3 the
+// databases, which need the storage's keys then.
+func (w *writer) secrets(n topology.Node) (map[string]string, error) {
 	out := map[string]string{}
-	for _, name := range names {
-		out[name] = w.v.EnsureSecret(name)
+	database := plan.DatabaseRole(n.Role)
+	s3 := database && w.plan.Backup != nil && w.plan.Backup.S3 != nil
+	if database {
+		names := []string{plan.SuperuserPassword, plan.ReplicationPassword, plan.RewindPassword}
+		for _, d := range w.plan.Databases {
+			names = append(names, d.PasswordKey())
+		}
+		for _, name := range names {
+			out[name] = w.v.EnsureSecret(name)
+		}
 	}
-	return out
+	if w.plan.Keeps(n.Name) || s3 {
+		out[plan.BackupCipher] = w.v.EnsureSecret(plan.BackupCipher)
+	}
+	if s3 {
+		for _, name := range []string{plan.S3Key, plan.S3KeySecret} {
+			value, err := w.v.Secret(name)
+			if err != nil {
+				return nil, fault.New(fault.Input, "backups are to be kept on S3, and the store %s has no secret %s", w.v.Dir(), name).
+					WithMend("slipway secret set %s %s < FILE", w.t.Path(), name)
+			}
+			out[name] = value
+		}
+	}
+	return out, nil
 }
 
 // fqdn is a node's whole name, or its short one where there is no domain.

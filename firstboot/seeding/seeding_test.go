@@ -495,3 +495,49 @@ func TestEveryDatabaseMayAnswerAtTheVirtualAddress(t *testing.T) {
 		}
 	}
 }
+
+const kept = "backup: {repository: keep}\n"
+
+func TestTheRepositoryAndTheDatabasesGetWhatBackupsTake(t *testing.T) {
+	b := newBench(t)
+	b.write(strings.Replace(shop, "nodes:\n", kept+"nodes:\n", 1)+"  - {name: keep, role: repository, site: a, nics: [{network: lan, address: 192.0.2.31}]}\n", Options{})
+	for node, want := range map[string]struct{ cert, passphrase bool }{"a-db1": {true, false}, "a-db2": {true, false}, "b-db1": {true, false}, "a-lb1": {false, false}, "keep": {true, true}} {
+		m := b.member(node)
+		_, cert := m.Certificates[member.BackupCert]
+		if _, passphrase := m.Secrets[plan.BackupCipher]; cert != want.cert || passphrase != want.passphrase {
+			t.Errorf("%s has a certificate for backups: %v, and their passphrase: %v", node, cert, passphrase)
+		}
+	}
+	if got := keys(b.member("keep").Secrets); !slices.Equal(got, []string{plan.BackupCipher}) {
+		t.Errorf("the repository has the passwords %v", got)
+	}
+	// pgBackRest looks for what it connects to among the DNS names.
+	cert, err := pki.ParseCertificate("backup", b.member("a-db2").Certificates[member.BackupCert].Certificate)
+	if err != nil || !slices.Contains(cert.DNSNames, "192.0.2.12") || cert.Subject.CommonName != "a-db2" {
+		t.Errorf("the certificate is for %v, %v", cert.DNSNames, err)
+	}
+}
+
+func TestTheKeysOfS3AreTheAdministratorsToGive(t *testing.T) {
+	b := newBench(t)
+	text := strings.Replace(shop, "nodes:\n", "backup: {s3: {endpoint: s3.example.org, bucket: shop, region: eu-1}}\nnodes:\n", 1)
+	_, err := b.tryWrite(t.Context(), text, Options{})
+	if fault.Of(err) != fault.Input || !strings.Contains(fault.Mend(err), "slipway secret set") {
+		t.Fatalf("without keys: %v; %s", err, fault.Mend(err))
+	}
+	v := b.open()
+	if !v.SetSecret(plan.S3Key, "key") || !v.SetSecret(plan.S3KeySecret, "secret") || v.SetSecret(plan.S3Key, "key") {
+		t.Error("what is news is told wrong")
+	}
+	if err := v.Save(); err != nil {
+		t.Fatal(err)
+	}
+	v.Close()
+	b.write(text, Options{})
+	if m := b.member("b-db1"); m.Secrets[plan.S3Key] != "key" || m.Secrets[plan.S3KeySecret] != "secret" || m.Secrets[plan.BackupCipher] == "" {
+		t.Errorf("a database has the secrets %v", keys(m.Secrets))
+	}
+	if m := b.member("a-lb1"); len(m.Secrets) > 0 {
+		t.Errorf("a balancer has the secrets %v", keys(m.Secrets))
+	}
+}

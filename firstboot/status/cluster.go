@@ -17,6 +17,7 @@ type Cluster struct {
 	Peers      []Peer     `json:"peers"`
 	Consensus  *Consensus `json:"consensus,omitempty"` // as this node sees it; nil if it has no part in it
 	Database   *Database  `json:"database,omitempty"`  // as this node sees it; nil if it has no part in it
+	Backup     *Backup    `json:"backup,omitempty"`    // on the node that makes backups
 	VIPs       []VIP      `json:"vips"`                // those that may sit on this node
 	Backends   []Backend  `json:"backends"`            // of HAProxy, on a balancer
 	Problems   []string   `json:"problems"`            // what is wrong now, in words
@@ -56,6 +57,52 @@ type Database struct {
 	Standby  bool             `json:"standby"`             // replicates another site's
 	Paused   bool             `json:"paused"`
 	Members  []DatabaseMember `json:"members"`
+	// Archiver is nil where no WAL is archived, and on nodes other than the primary.
+	Archiver *Archiver `json:"archiver,omitempty"`
+	// Restore is how far this node is with bringing the database back; nil if it is not.
+	Restore *Restore `json:"restore,omitempty"`
+}
+
+// Restore is a database that is being brought back to what it was.
+type Restore struct {
+	Target string `json:"target"` // a time, or latest
+	Set    string `json:"set,omitempty"`
+	Node   string `json:"node"`  // restores; the others clone it
+	Aside  bool   `json:"aside"` // Patroni is stopped, the former data are kept beside
+	Back   bool   `json:"back"`  // the restored database is there, on Node
+	Taken  bool   `json:"taken"` // this node takes part again; the former data are still there
+}
+
+// Archiver is how the primary's WAL gets into the archive.
+type Archiver struct {
+	LastWAL string    `json:"last_wal,omitempty"` // the last file that is there
+	Last    time.Time `json:"last"`               // since when; zero for none
+	Waiting int       `json:"waiting"`            // files that are not there yet
+	Failing bool      `json:"failing"`
+	// Dropped are files that are lost to the archive, since too many waited.
+	Dropped []string `json:"dropped,omitempty"`
+}
+
+// Backup is what is known of backups where they are made.
+type Backup struct {
+	Where    string      `json:"where"` // a node, or s3://BUCKET/PATH
+	Running  string      `json:"running,omitempty"`
+	Sets     []BackupSet `json:"sets"` // the oldest first
+	FirstWAL string      `json:"first_wal,omitempty"`
+	LastWAL  string      `json:"last_wal,omitempty"`
+}
+
+// BackupSet is one backup.
+type BackupSet struct {
+	Label    string    `json:"label"`
+	Type     string    `json:"type"` // full, diff, incr
+	Start    time.Time `json:"start"`
+	Stop     time.Time `json:"stop"`
+	FirstWAL string    `json:"first_wal"` // WAL that it needs to be consistent
+	LastWAL  string    `json:"last_wal"`
+	Size     int64     `json:"size"`   // of the database
+	Stored   int64     `json:"stored"` // what this backup takes in the repository
+	Damaged  bool      `json:"damaged,omitempty"`
 }
 
 // DatabaseMember is a PostgreSQL instance under Patroni, in Patroni's words.
@@ -96,6 +143,11 @@ func (c *Cluster) Clone() *Cluster {
 	copied.VIPs = append([]VIP{}, c.VIPs...)
 	copied.Backends = append([]Backend{}, c.Backends...)
 	copied.Problems = append([]string{}, c.Problems...)
+	if c.Backup != nil {
+		backup := *c.Backup
+		backup.Sets = append([]BackupSet{}, c.Backup.Sets...)
+		copied.Backup = &backup
+	}
 	if c.Consensus != nil {
 		consensus := *c.Consensus
 		consensus.Members = append([]ConsensusMember{}, c.Consensus.Members...)
@@ -104,6 +156,15 @@ func (c *Cluster) Clone() *Cluster {
 	if c.Database != nil {
 		database := *c.Database
 		database.Members = slices.Clone(c.Database.Members)
+		if database.Restore != nil {
+			restore := *database.Restore
+			database.Restore = &restore
+		}
+		if database.Archiver != nil {
+			archiver := *database.Archiver
+			archiver.Dropped = slices.Clone(archiver.Dropped)
+			database.Archiver = &archiver
+		}
 		for i, m := range database.Members {
 			if m.Lag != nil {
 				lag := *m.Lag

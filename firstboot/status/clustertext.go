@@ -64,8 +64,13 @@ func (c *Cluster) lines(style Style) (out [][2]string) {
 		if d.Paused {
 			words = append([]string{style.Paint("1;33", "PAUSED: no failover")}, words...)
 		}
+		if d.Restore != nil && !d.Restore.Taken {
+			words = append([]string{style.Paint("1;33", Clean("BEING RESTORED to "+d.Restore.Target))}, words...)
+		}
 		add(name, words)
+		add("WAL archive", d.Archiver.words(bad))
 	}
+	add("backups", c.Backup.words(bad))
 	words = nil
 	for _, v := range c.VIPs {
 		switch {

@@ -6,6 +6,7 @@ import (
 	"github.com/slipwayhq/slipway/firstboot/member"
 	"github.com/slipwayhq/slipway/firstboot/node"
 	"github.com/slipwayhq/slipway/firstboot/peers"
+	"github.com/slipwayhq/slipway/firstboot/role/backup"
 	"github.com/slipwayhq/slipway/firstboot/role/balancer"
 	"github.com/slipwayhq/slipway/firstboot/role/consensus"
 	"github.com/slipwayhq/slipway/firstboot/role/database"
@@ -48,6 +49,8 @@ func Cluster(m *Membership, among peers.Task, again func(why string)) []Task {
 		{Step: among, After: []string{"addresses"}},
 		{Step: &consensus.Start{}, After: []string{"peers"}},
 		{Step: &database.Start{}, After: []string{"consensus"}},
+		// After the database in this list, since it reads what that has observed.
+		{Step: &backup.Start{}, After: []string{"peers"}},
 		{Step: balancer.Start{}, After: []string{"peers"}},
 		{Step: vip.Start{}, After: []string{"peers"}},
 	}

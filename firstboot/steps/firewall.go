@@ -66,6 +66,7 @@ func (Firewall) Apply(ctx context.Context, n *node.Node) error {
 type Origins struct {
 	Peers   []netip.Prefix // the nodes of the cluster
 	Clients []netip.Prefix // the networks of those who use its services
+	Backup  []netip.Prefix // the nodes that this one speaks to about backups
 }
 
 // planned is what a node's cluster adds to its role: where agents answer each
@@ -83,6 +84,14 @@ func planned(m *member.Member) (ports []manifest.Port, to Origins) {
 	}
 	to.Clients = m.Plan.Clients
 	ports = append(ports, manifest.Port{Port: strconv.Itoa(plan.APIPort), Proto: "tcp", From: "any", Why: "agents of the cluster; mutual TLS"})
+	for _, peer := range m.Plan.BackupPeers(m.Self.Name) {
+		for _, a := range peer.Addresses {
+			to.Backup = append(to.Backup, netip.PrefixFrom(a.Addr(), a.Addr().BitLen()))
+		}
+	}
+	if len(to.Backup) > 0 {
+		ports = append(ports, manifest.Port{Port: strconv.Itoa(plan.BackupPort), Proto: "tcp", From: "backup", Why: "pgBackRest; mutual TLS"})
+	}
 	for _, v := range m.Plan.HeldBy(m.Self.Name) {
 		for _, port := range []int{v.ReadWrite, v.ReadOnly} {
 			if port == 0 {
@@ -115,6 +124,7 @@ func OpenPorts(ports []manifest.Port, to Origins) (string, error) {
 	}
 	allow("peers", to.Peers, "a node of the cluster")
 	allow("clients", to.Clients, "computers that use the cluster's services")
+	allow("backup", to.Backup, "the other side of backups")
 	for _, p := range ports {
 		set, value, err := opening(p)
 		if err != nil {
@@ -136,6 +146,8 @@ var portRange = regexp.MustCompile(`^[0-9]{1,5}(-[0-9]{1,5})?$`)
 // opening is the set that a port goes into, and its element.
 func opening(p manifest.Port) (set, element string, err error) {
 	switch {
+	case p.From == "backup" && p.Proto == "tcp" && portRange.MatchString(p.Port):
+		return "tcp_backup", p.Port, nil
 	case p.From != "any" && p.From != "cluster" && p.From != "clients":
 		return "", "", fmt.Errorf("port %s is open to %q; it must be any, cluster or clients", p.Port, p.From)
 	case p.Proto == "vrrp" && p.From == "cluster":

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/slipwayhq/slipway/firstboot/node"
+	"github.com/slipwayhq/slipway/firstboot/role/backup"
 	"github.com/slipwayhq/slipway/firstboot/role/balancer"
 	"github.com/slipwayhq/slipway/firstboot/role/consensus"
 	"github.com/slipwayhq/slipway/firstboot/role/database"
@@ -53,8 +54,9 @@ func Local(find Finder, membership *Membership) []Step {
 
 		consensus.Configure{}, // 16 the etcd member's files
 		database.Configure{},  // 17 Patroni's
-		balancer.Configure{},  // 18 HAProxy's
-		vip.Configure{},       // 19 keepalived's
+		backup.Configure{},    // 18 pgBackRest's
+		balancer.Configure{},  // 19 HAProxy's
+		vip.Configure{},       // 20 keepalived's
 	}
 }
 
@@ -62,10 +64,10 @@ func Local(find Finder, membership *Membership) []Step {
 // a cluster (see Cluster) run beside them.
 func Online(confirm Confirmer) []Step {
 	return []Step{
-		Deferred{Files{Late: true}}, // 20 write_files with defer
-		Commands{},                  // 21 scripts and runcmd, once
-		Role{},                      // 22 the role's services
-		confirm,                     // 23 this version is good
-		Final{},                     // 24 final_message, power_state
+		Deferred{Files{Late: true}}, // 21 write_files with defer
+		Commands{},                  // 22 scripts and runcmd, once
+		Role{},                      // 23 the role's services
+		confirm,                     // 24 this version is good
+		Final{},                     // 25 final_message, power_state
 	}
 }

@@ -55,6 +55,17 @@ func spoil(t *testing.T, pairs ...string) string {
 	return text
 }
 
+const repositoryNode = "  - {name: bak1, role: repository, site: a, nics: [{network: lan, address: 192.0.2.31}]}\n"
+
+// backedUp is base with backups.
+func backedUp(t *testing.T, fields string) string {
+	text := spoil(t, "nodes:\n", "backup: {"+fields+"}\nnodes:\n")
+	if strings.Contains(fields, "bak1") {
+		text += repositoryNode
+	}
+	return text
+}
+
 // without keeps those lines of base that contain none of the words.
 func without(words ...string) string {
 	var kept []string
@@ -200,6 +211,21 @@ func TestEveryMistakeIsFoundAtItsLineWithAMend(t *testing.T) {
 		{"a gateway without a broker", spoil(t, "name: lb2, role: balancer", "name: lb2, role: gateway"), "27: nodes[3].role: site a has no broker"},
 		{"a broker without a database", spoil(t, "name: far1, role: db-master", "name: far1, role: broker"), "28: nodes[4].role: site b has no db-master"},
 		{"two dispatchers", spoil(t, "name: lb1, role: balancer", "name: lb1, role: dispatcher", "name: lb2, role: balancer", "name: lb2, role: dispatcher"), "27: nodes[3].role: site a has 2 dispatchers"},
+		{"backups nowhere", backedUp(t, "schedule: {full: never}"), "23: backup: it does not say where backups are kept"},
+		{"backups in two places", backedUp(t, "repository: bak1, s3: {endpoint: s3.example.org, bucket: orders, region: eu-1}"), "23: backup.s3: backups are kept on a repository or on S3, not on both"},
+		{"backups on a database", backedUp(t, "repository: db2"), "23: backup.repository: db2 is a db-replica: its loss would take the backups along"},
+		{"backups on nobody", backedUp(t, "repository: bak2"), "23: backup.repository: there is no node \"bak2\""},
+		{"a repository of nothing", base + repositoryNode, "29: nodes[5].role: nothing is kept on the repository bak1"},
+		{"no time", backedUp(t, "repository: bak1, schedule: {diff: noon}"), "23: backup.schedule.diff: \"noon\" is no time"},
+		{"no day", backedUp(t, "repository: bak1, schedule: {full: sunday 01:30}"), "23: backup.schedule.full: \"sunday 01:30\" is no time"},
+		{"nothing kept", backedUp(t, "repository: bak1, retention: {full: 0}"), "23: backup.retention.full: 0 is not between 1 and 9999"},
+		{"an endpoint with a path", backedUp(t, "s3: {endpoint: \"https://s3.example.org\", bucket: orders, region: eu-1}"), "23: backup.s3.endpoint: \"https://s3.example.org\" is no host name"},
+		{"an endpoint's port", backedUp(t, "s3: {endpoint: \"s3.example.org:0\", bucket: orders, region: eu-1}"), "23: backup.s3.endpoint: \"s3.example.org:0\" is no host name"},
+		{"an address and a bucket in front", backedUp(t, "s3: {endpoint: 192.0.2.99, bucket: orders, region: eu-1}"), "23: backup.s3.style: an address cannot have the bucket's name in front"},
+		{"a bucket in capitals", backedUp(t, "s3: {endpoint: s3.example.org, bucket: Orders, region: eu-1}"), "23: backup.s3.bucket: \"Orders\" cannot be used"},
+		{"a bucket without a region", backedUp(t, "s3: {endpoint: s3.example.org, bucket: orders}"), "23: backup.s3.region: is missing"},
+		{"a queue that fills the disk", strings.Replace(backedUp(t, "repository: bak1, wal_queue: 6GiB"), "name: db2,", "name: db2, size: {disk: 10GiB},", 1), "26: nodes[1].size.disk: 10GiB is too little: WAL that waits for the repository"},
+		{"the archive's own setting", spoil(t, "work_mem: 8MB", "archive_timeout: 1min"), "22: roles.database.parameters.archive_timeout: this setting is the cluster's own"},
 		{"no witness", without("role: balancer", "vips:", "router_id"), "8: sites.a: there is no witness for the third vote"},
 		{"no witness, and no sites", strings.ReplaceAll(without("role: balancer", "vips:", "router_id", "sites:", " a: {}", "standby_of", "far1"), " site: a,", ""), "18: nodes: there is no witness for the third vote"},
 		{"a witness that is no node", spoil(t, "a: {}", "a: {witness: lb3}"), "8: sites.a.witness: there is no node \"lb3\""},

@@ -36,6 +36,7 @@ func (c *checker) check() {
 	c.standby()
 	c.virtual()
 	c.databases()
+	c.backup()
 }
 
 // at is the field of an item of a list.

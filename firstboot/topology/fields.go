@@ -15,7 +15,7 @@ import (
 // keys are the fields of every kind of mapping; a kind has the same name among
 // the schema's definitions.
 var keys = map[string][]string{
-	"cluster":       {"slipway", "name", "domain", "networks", "sites", "dns", "ntp", "users", "clients", "vips", "databases", "roles", "nodes"},
+	"cluster":       {"slipway", "name", "domain", "networks", "sites", "dns", "ntp", "users", "clients", "vips", "databases", "backup", "roles", "nodes"},
 	"network":       {"subnet", "gateway", "vlan", "mtu"},
 	"site":          {"standby_of", "witness", "consensus"},
 	"dns":           {"servers", "search"},
@@ -23,6 +23,10 @@ var keys = map[string][]string{
 	"vip":           {"name", "site", "address", "network", "on", "router_id", "names", "ports"},
 	"ports":         {"read_write", "read_only"},
 	"database":      {"name", "owner"},
+	"backup":        {"repository", "s3", "schedule", "retention", "archive_timeout", "wal_queue"},
+	"s3":            {"endpoint", "bucket", "region", "path", "style"},
+	"schedule":      {"full", "diff"},
+	"retention":     {"full", "diff"},
 	"roles":         {"database"},
 	"database_role": {"max_connections", "max_slot_wal_keep", "parameters", "patroni"},
 	"patroni":       {"ttl", "loop_wait", "retry_timeout", "primary_start_timeout", "maximum_lag"},
@@ -91,6 +95,9 @@ func (r *reader) topology(root value) *Topology {
 	}
 	for _, v := range items(o, "databases") {
 		t.Databases = append(t.Databases, v.database())
+	}
+	if v, ok := o.get("backup"); ok {
+		t.Backup = v.backup()
 	}
 	if v, ok := o.get("roles"); ok {
 		if v, ok := v.object("roles").get("database"); ok {

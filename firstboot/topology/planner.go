@@ -18,10 +18,11 @@ const (
 	broker     = "broker"
 	gateway    = "gateway"
 	dispatcher = "dispatcher"
+	repository = plan.RepositoryRole
 )
 
 // roles are all of them.
-var roles = []string{dbMaster, dbReplica, balancer, broker, gateway, dispatcher}
+var roles = []string{dbMaster, dbReplica, balancer, broker, gateway, dispatcher, repository}
 
 // witnessRoles are the roles beside databases whose appliance carries etcd, the
 // one that the planner prefers first.
@@ -33,7 +34,7 @@ const members = 3
 
 // Plan works out what the nodes are told. ID and Generation stay empty.
 func (t *Topology) Plan() *plan.Plan {
-	p := &plan.Plan{Format: plan.Format, Cluster: t.Name, Domain: t.Domain, Clients: slices.Clone(t.Clients), Databases: slices.Clone(t.Databases)}
+	p := &plan.Plan{Format: plan.Format, Cluster: t.Name, Domain: t.Domain, Clients: slices.Clone(t.Clients), Databases: slices.Clone(t.Databases), Backup: t.Backup}
 	for _, s := range t.Sites {
 		p.Sites = append(p.Sites, t.planSite(s))
 	}

@@ -57,6 +57,11 @@ func TestTheSchemaTakesWhatIsRight(t *testing.T) {
 			"name: lb1,", "name: lb1, vrrp_priority: 254, size: {cpus: 2, memory: 1GiB, disk: 30 GiB},",
 			"a: {}", "a: {consensus: [db1, db2, lb1]}", "192.0.2.11}", "192.0.2.11, mac: 5254.0012.3456}",
 			"max_connections: 100", "max_slot_wal_keep: 1GiB")}
+	for _, fields := range []string{"repository: bak1", "repository: bak1, schedule: {full: never, diff: never}",
+		"repository: bak1, schedule: {full: mon 23:59, diff: \"00:00\"}, retention: {full: 2, diff: 7}, archive_timeout: 300, wal_queue: 1GiB",
+		"s3: {endpoint: s3.example.org, bucket: orders, region: eu-1}", "s3: {endpoint: \"192.0.2.99:9000\", bucket: orders, region: eu-1, path: /a/b, style: path}"} {
+		texts["backups: "+fields] = backedUp(t, fields)
+	}
 	for _, file := range examples(t) {
 		data, err := os.ReadFile(file)
 		if err != nil {
@@ -105,6 +110,10 @@ func TestTheSchemaRefusesWhatIsWrongAsTheParserDoes(t *testing.T) {
 		"PostgreSQL's role": spoil(t, "owner: clerk", "owner: pg_monitor"),
 		"a setting's name":  spoil(t, "work_mem: 8MB", "Work Mem: 8MB"),
 		"a setting's list":  spoil(t, "work_mem: 8MB", "work_mem: [8MB]"),
+		"backups nowhere":   backedUp(t, "wal_queue: 4GiB"),
+		"backups twice":     backedUp(t, "repository: bak1, s3: {endpoint: s3.example.org, bucket: orders, region: eu-1}"),
+		"a backup's time":   backedUp(t, "repository: bak1, schedule: {diff: \"1:30\"}"),
+		"a bucket's name":   backedUp(t, "s3: {endpoint: s3.example.org, bucket: Orders, region: eu-1}"),
 		"no nodes":          base[:strings.Index(base, "nodes:")],
 		"an empty list":     base[:strings.Index(base, "nodes:")] + "nodes: []\n",
 	} {

@@ -21,6 +21,7 @@ var refusedSettings = []struct{ names, mend string }{
 	{"listen_addresses port unix_socket_directories cluster_name data_directory hba_file ident_file config_file external_pid_file",
 		"leave it out: it follows from the node"},
 	{"ssl ssl_* password_encryption", "leave it out: connections are TLS with the cluster's certificates, passwords are scram"},
+	{"archive_timeout", "write backup.archive_timeout"},
 	{"archive_* restore_command recovery_* primary_conninfo primary_slot_name promote_trigger_file hot_standby hot_standby_feedback " +
 		"synchronous_standby_names wal_level wal_log_hints max_wal_senders max_replication_slots track_commit_timestamp " +
 		"max_prepared_transactions max_locks_per_transaction max_worker_processes wal_keep_size wal_keep_segments",

@@ -36,6 +36,7 @@ type Topology struct {
 	Clients   []netip.Prefix
 	VIPs      []VIP
 	Databases []plan.Database
+	Backup    *plan.Backup // nil where no backups are made
 	Roles     Roles
 	Nodes     []Node
 	// Warnings are what the file may say and its author may not have meant.

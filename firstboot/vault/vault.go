@@ -226,6 +226,13 @@ func (v *Vault) EnsureSecret(name string) string {
 	return v.state.Secrets[name]
 }
 
+// SetSecret keeps a secret that was made elsewhere, and reports whether that is news.
+func (v *Vault) SetSecret(name, value string) (changed bool) {
+	changed = v.state.Secrets[name] != value
+	v.state.Secrets[name] = value
+	return changed
+}
+
 // SecretNames are the names of all passwords, sorted.
 func (v *Vault) SecretNames() []string { return slices.Sorted(maps.Keys(v.state.Secrets)) }
 

@@ -109,6 +109,46 @@ func (c *Client) DeleteEmpty(ctx context.Context, key string) error {
 	}, nil)
 }
 
+// List reads all keys with a prefix, without their values.
+func (c *Client) List(ctx context.Context, prefix string) ([]string, error) {
+	var answer struct {
+		KVs []struct {
+			Key string `json:"key"`
+		} `json:"kvs"`
+	}
+	in := map[string]any{"key": encode(prefix), "range_end": encode(after(prefix)), "keys_only": true}
+	if err := c.any(ctx, "/v3/kv/range", in, &answer); err != nil {
+		return nil, err
+	}
+	var keys []string
+	for _, kv := range answer.KVs {
+		key, err := base64.StdEncoding.DecodeString(kv.Key)
+		if err != nil {
+			return nil, err
+		}
+		keys = append(keys, string(key))
+	}
+	return keys, nil
+}
+
+// Delete takes keys away, all in one step. Those that are not there are no error.
+func (c *Client) Delete(ctx context.Context, keys ...string) error {
+	var deeds []any
+	for _, key := range keys {
+		deeds = append(deeds, map[string]any{"request_delete_range": map[string]any{"key": encode(key)}})
+	}
+	if len(deeds) == 0 {
+		return nil
+	}
+	return c.any(ctx, "/v3/kv/txn", map[string]any{"success": deeds}, nil)
+}
+
+// after is the first key behind all those with a prefix (etcd API, "range_end"). A
+// prefix here ends in a slash.
+func after(prefix string) string {
+	return prefix[:len(prefix)-1] + string(prefix[len(prefix)-1]+1)
+}
+
 func encode(text string) string { return base64.StdEncoding.EncodeToString([]byte(text)) }
 
 // any asks one member after the other until one answers.

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/slipwayhq/slipway/firstboot/member"
+	"github.com/slipwayhq/slipway/firstboot/role/backup"
 )
 
 // tree is a piece of Patroni's dynamic configuration, as JSON has it.
@@ -25,6 +26,11 @@ func settings(m *member.Member) tree {
 		"max_connections":        p.MaxConnections,
 		"max_slot_wal_keep_size": fmt.Sprintf("%dMB", p.MaxSlotWALKeep),
 	}
+	if b := m.Plan.Backup; b != nil {
+		parameters["archive_mode"] = "on"
+		parameters["archive_command"] = backup.ArchiveCommand(m.Plan)
+		parameters["archive_timeout"] = fmt.Sprintf("%ds", b.ArchiveTimeout)
+	}
 	for name, value := range p.Parameters {
 		parameters[name] = value
 	}
@@ -32,6 +38,11 @@ func settings(m *member.Member) tree {
 		"ttl": times.TTL, "loop_wait": times.LoopWait, "retry_timeout": times.RetryTimeout,
 		"primary_start_timeout": times.PrimaryStartTimeout, "maximum_lag_on_failover": times.MaximumLag,
 		"postgresql": tree{"parameters": parameters},
+	}
+	if m.Plan.Backup != nil {
+		// A replica that was away for longer than its slot has kept WAL for goes on
+		// from the archive, rather than being cloned anew.
+		s["postgresql"].(tree)["recovery_conf"] = tree{"restore_command": backup.RestoreCommand(m.Plan)}
 	}
 	// What a standby site lacks is kept for it, within max_slot_wal_keep_size.
 	slots := tree{}

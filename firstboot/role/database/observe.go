@@ -19,8 +19,19 @@ import (
 // and roles then.
 func (s *Start) Observe(ctx context.Context, n *node.Node, c *status.Cluster) error {
 	m := n.Member
-	if !runs(m) || n.Held(Unit) {
-		return nil // held: Start says why
+	if !runs(m) {
+		return nil
+	}
+	restore, err := restoring(n)
+	if err != nil {
+		return err
+	}
+	if restore != nil && !restore.Taken {
+		c.Database = &status.Database{Scope: m.Site.Scope, Restore: restore.report()}
+		return fmt.Errorf("the database is being brought back to %s; to go on: slipway restore --to %[1]s", restore.Target)
+	}
+	if n.Held(Unit) {
+		return nil // Start says why
 	}
 	rest, err := s.dial(m)
 	if err != nil {
@@ -37,11 +48,23 @@ func (s *Start) Observe(ctx context.Context, n *node.Node, c *status.Cluster) er
 	if identifier.MatchString(o.System) {
 		d.SystemID = o.System
 	}
-	c.Database = &d
+	if c.Database = &d; restore != nil {
+		d.Restore = restore.report()
+	}
 	wrong := problems(m, d, o, c.Excused)
 	if o.Role == "primary" && o.State == "running" {
 		if err := s.lead(ctx, n, rest); err != nil {
 			wrong = append(wrong, err.Error())
+		}
+		if b := m.Plan.Backup; b != nil {
+			a, err := s.watchArchive(ctx, n)
+			if err != nil {
+				wrong = append(wrong, err.Error())
+			}
+			if a != nil {
+				d.Archiver = a
+				wrong = append(wrong, complaints(*a, b.WALQueue)...)
+			}
 		}
 	}
 	if len(wrong) > 0 {

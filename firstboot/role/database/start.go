@@ -27,6 +27,8 @@ type Start struct {
 	of     *member.Member
 	rest   *patroni // with its connections, from one look to the next
 	tended tended
+
+	archived archived
 }
 
 // Name implements steps.Step.
@@ -89,6 +91,9 @@ func (s *Start) dial(m *member.Member) (*patroni, error) {
 // admit lets Patroni start on what is in the data directory, or says why not.
 func (s *Start) admit(ctx context.Context, n *node.Node, rest *patroni) error {
 	m := n.Member
+	if err := restored(ctx, n); err != nil {
+		return err
+	}
 	key, found, err := initialized(ctx, n)
 	if err != nil {
 		return err

@@ -29,7 +29,7 @@ import (
 
 // packages are what a database node's image has; all role packages ask for the
 // same, so that they share one tree.
-const packages = "etcd-client,etcd-server,patroni,postgresql-17,python3-etcd"
+const packages = "etcd-client,etcd-server,patroni,pgbackrest,postgresql-17,python3-etcd"
 
 // Main is the TestMain of a package that uses Start.
 func Main(m *testing.M) { nodetest.Main(m, packages) }
@@ -89,9 +89,18 @@ func Members(t testing.TB, p *plan.Plan) map[string]*member.Member {
 			must(t, err)
 			m.Certificates[purpose] = pair
 		}
+		if len(p.BackupPeers(n.Name)) > 0 {
+			m.Certificates[member.BackupCert], err = authority.Issue(pki.Request{
+				Purpose: member.BackupCert, Node: n.Name, Names: []string{n.Name, n.Address.String()}, Addresses: []netip.Addr{n.Address},
+			}, now)
+			must(t, err)
+		}
 		m.Secrets = map[string]string{
 			plan.SuperuserPassword: "secret-of-postgres", plan.ReplicationPassword: "secret of '\"$replicator", plan.RewindPassword: "secret\\of#rewind",
 			plan.Database{Owner: "app"}.PasswordKey(): "secret-of-app",
+		}
+		if p.Keeps(n.Name) {
+			m.Secrets = map[string]string{plan.BackupCipher: "secret-of-backups"}
 		}
 		members[n.Name] = m
 	}
@@ -123,7 +132,7 @@ func Start(t testing.TB, m *member.Member) *Node {
 	// The package makes a database of its own here, in the image it does not.
 	n.Output(t, "rm", "-rf", "/var/lib/postgresql/17", "/etc/postgresql")
 	n.Output(t, "install", "-d", "-o", "etcd", "-g", "etcd", "-m", "700", "/var/lib/etcd")
-	n.Output(t, "install", "-d", "-o", "postgres", "-g", "postgres", "/var/lib/postgresql", "/run/postgresql")
+	n.Output(t, "install", "-d", "-o", "postgres", "-g", "postgres", "/var/lib/postgresql", "/run/postgresql", "/var/lib/pgbackrest")
 	t.Cleanup(n.crash)
 	return n
 }
@@ -194,6 +203,8 @@ func (s systemd) Run(ctx context.Context, c node.Command) (string, error) {
 	case slices.Contains(c.Argv, "restart"):
 		s.node.StopUnit(unit)
 		s.node.StartUnit(unit)
+	case slices.Contains(c.Argv, "stop"):
+		s.node.StopUnit(unit)
 	case slices.Contains(c.Argv, "reload"):
 		s.node.reload(unit)
 	case slices.Contains(c.Argv, "is-active"):
@@ -259,6 +270,8 @@ var commands = map[string]struct {
 }{
 	"etcd.service":    {"etcd", "/etc/default/etcd", []string{"/usr/bin/etcd"}},
 	"patroni.service": {"postgres", "/var/lib/slipway/database.env", []string{"/usr/lib/slipway/patroni"}},
+	// A unit may have no environment file; there is none of this name.
+	"pgbackrest.service": {"postgres", "/etc/default/pgbackrest", []string{"/usr/bin/pgbackrest", "server"}},
 }
 
 // StartUnit starts a unit unless it runs or is held.
@@ -333,6 +346,11 @@ func (n *Node) crash() {
 		p.signal(syscall.SIGKILL)
 		<-p.done
 	}
+}
+
+// Leave takes the node out of the network, for another to have its address.
+func (n *Node) Leave() {
+	exec.Command("ip", "link", "delete", fmt.Sprintf("port%d", n.net)).Run()
 }
 
 // On runs a program of the node in the node's own network.

@@ -1,0 +1,179 @@
+package backup
+
+import (
+	"context"
+	"net/netip"
+	"os/exec"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/slipwayhq/slipway/firstboot/member"
+	"github.com/slipwayhq/slipway/firstboot/node"
+	"github.com/slipwayhq/slipway/firstboot/plan"
+	"github.com/slipwayhq/slipway/firstboot/status"
+	"github.com/slipwayhq/slipway/internal/fault"
+)
+
+// among is a node of a cluster of two databases and a repository.
+func among(t *testing.T, b *plan.Backup, name string, secrets map[string]string) *member.Member {
+	t.Helper()
+	p := &plan.Plan{Cluster: "orders", Backup: b, Sites: []plan.Site{{Name: "a", Postgres: plan.Postgres{Port: 5432}}}}
+	for i, n := range []string{"db1 db-master", "db2 db-replica", "keep repository"} {
+		name, role, _ := strings.Cut(n, " ")
+		p.Nodes = append(p.Nodes, plan.Node{Name: name, Role: role, Site: "a", Address: netip.AddrFrom4([4]byte{192, 0, 2, byte(11 + i)})})
+	}
+	self, err := p.Node(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := &member.Member{Plan: p, Self: self, Site: p.Sites[0]}
+	m.Secrets = secrets
+	return m
+}
+
+func TestTheRepositoryHasThePassphraseAndTheDatabasesHaveNot(t *testing.T) {
+	b := &plan.Backup{Repository: "keep", KeepFull: 2, KeepDiff: 5, WALQueue: 512}
+	keeper, err := render(among(t, b, "keep", map[string]string{plan.BackupCipher: "open sesame"}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"repo1-cipher-pass=open sesame\n", "repo1-path=/var/lib/pgbackrest\n", "repo1-retention-full=2\n", "repo1-retention-diff=5\n",
+		"tls-server-auth=db1=orders\n", "tls-server-auth=db2=orders\n", "pg1-host=192.0.2.11\n", "pg2-host=192.0.2.12\n", "pg2-host-type=tls\n", "[orders]\n"} {
+		if !strings.Contains(keeper, want) {
+			t.Errorf("the repository has no %q:\n%s", want, keeper)
+		}
+	}
+	database, err := render(among(t, b, "db2", nil))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"repo1-host=192.0.2.13\n", "repo1-host-type=tls\n", "tls-server-auth=keep=orders\n", "archive-push-queue-max=512MiB\n", "pg1-path=/var/lib/postgresql/17/main\n"} {
+		if !strings.Contains(database, want) {
+			t.Errorf("the database has no %q:\n%s", want, database)
+		}
+	}
+	if strings.Contains(database, "cipher") || strings.Contains(database, "db1") || strings.Contains(keeper, "archive-async") {
+		t.Errorf("too much:\n%s\n%s", keeper, database)
+	}
+}
+
+func TestWithS3TheDatabasesHaveTheKeysAndSpeakToNobody(t *testing.T) {
+	b := &plan.Backup{S3: &plan.S3{Endpoint: "s3.example.org", Bucket: "orders", Region: "eu-1", Path: "/a", Style: "path"}, WALQueue: 512}
+	secrets := map[string]string{plan.BackupCipher: "p", plan.S3Key: "k", plan.S3KeySecret: "s"}
+	text, err := render(among(t, b, "db1", secrets))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"repo1-type=s3\n", "repo1-s3-endpoint=s3.example.org\n", "repo1-s3-uri-style=path\n", "repo1-s3-key=k\n", "repo1-s3-key-secret=s\n", "repo1-path=/a\n", "repo1-cipher-pass=p\n"} {
+		if !strings.Contains(text, want) {
+			t.Errorf("no %q:\n%s", want, text)
+		}
+	}
+	if strings.Contains(text, "tls-server") || strings.Contains(text, "-host") {
+		t.Errorf("it speaks to other nodes:\n%s", text)
+	}
+	for name := range secrets {
+		for _, bad := range []string{"", "two\nlines", " padded"} {
+			spoilt := map[string]string{plan.BackupCipher: "p", plan.S3Key: "k", plan.S3KeySecret: "s", name: bad}
+			if text, err := render(among(t, b, "db1", spoilt)); err == nil || fault.Mend(err) == "" {
+				t.Errorf("%s is %q: %v\n%s", name, bad, err, text)
+			}
+		}
+	}
+}
+
+func TestWhatIsDue(t *testing.T) {
+	sunday := time.Date(2026, 11, 15, 1, 30, 0, 0, time.UTC)
+	set := func(kind string, after time.Duration) status.BackupSet {
+		return status.BackupSet{Type: kind, Start: sunday.Add(after)}
+	}
+	b := &plan.Backup{Full: "sun 01:30", Diff: "01:30"}
+	for _, c := range []struct {
+		why   string
+		sets  []status.BackupSet
+		after time.Duration
+		want  string
+	}{
+		{"there is none", nil, time.Hour, "full"},
+		{"the full one was just made", []status.BackupSet{set("full", time.Minute)}, time.Hour, ""},
+		{"a day has passed", []status.BackupSet{set("full", time.Minute)}, 25 * time.Hour, "diff"},
+		{"the differential one was made", []status.BackupSet{set("full", time.Minute), set("diff", 24*time.Hour)}, 25 * time.Hour, ""},
+		{"one by hand counts", []status.BackupSet{set("full", time.Minute), set("incr", 24*time.Hour)}, 25 * time.Hour, ""},
+		{"a week has passed", []status.BackupSet{set("full", time.Minute), set("diff", 6*24*time.Hour)}, 7 * 24 * time.Hour, "full"},
+		{"a late one does not move the next", []status.BackupSet{set("full", -time.Minute)}, 0, "full"},
+	} {
+		if got := due(b, c.sets, sunday.Add(c.after)); got != c.want {
+			t.Errorf("%s: %q, want %q", c.why, got, c.want)
+		}
+	}
+	if got := due(&plan.Backup{}, nil, sunday); got != "" {
+		t.Errorf("without a schedule %q is due", got)
+	}
+	if got := due(&plan.Backup{Full: "sun 01:30"}, []status.BackupSet{set("full", time.Minute)}, sunday.Add(3*24*time.Hour)); got != "" {
+		t.Errorf("without differential ones %q is due", got)
+	}
+}
+
+func TestWhatTheRepositoryHoldsIsRead(t *testing.T) {
+	const text = `[{"archive":[{"id":"17-1","max":"000000020000000000000009","min":"000000010000000000000001"},{"id":"17-2","max":null,"min":null}],
+"backup":[{"archive":{"start":"B","stop":"C"},"error":true,"info":{"size":300,"repository":{"delta":30}},"label":"20261116-013000F_20261117-013000D","timestamp":{"start":1779000000,"stop":1779000060},"type":"diff"},
+{"archive":{"start":"A","stop":"A"},"error":false,"info":{"size":200,"repository":{"delta":100}},"label":"20261116-013000F","timestamp":{"start":1778900000,"stop":1778900100},"type":"full"}],
+"name":"orders","status":{"code":0,"message":"ok"}}]`
+	info, err := parseInfo(text, "orders")
+	if err != nil || !info.Exists || len(info.Sets) != 2 || info.Sets[0].Type != "full" || info.Sets[1].Stored != 30 || !info.Sets[1].Damaged ||
+		info.First != "000000010000000000000001" || info.Last != "000000020000000000000009" {
+		t.Errorf("%+v, %v", info, err)
+	}
+	if err := damaged(info); err == nil || !strings.Contains(err.Error(), "20261116-013000F_20261117-013000D") {
+		t.Errorf("of a damaged backup is told: %v", err)
+	}
+	for text, exists := range map[string]bool{`[]`: false, `[{"name":"orders","status":{"code":1}}]`: false, `[{"name":"orders","status":{"code":3}}]`: false, `[{"name":"orders","status":{"code":2}}]`: true} {
+		if info, err := parseInfo(text, "orders"); err != nil || info.Exists != exists {
+			t.Errorf("%s: %+v, %v", text, info, err)
+		}
+	}
+	for _, text := range []string{``, `{}`, `[{"name":"orders","status":{"code":99,"message":"other"}}]`} {
+		if _, err := parseInfo(text, "orders"); err == nil {
+			t.Errorf("%q is taken for an answer", text)
+		}
+	}
+}
+
+// saying is a node whose pgBackRest always ends with a status.
+type saying struct {
+	status string
+	asked  [][]string
+}
+
+func (s *saying) Run(_ context.Context, c node.Command) (string, error) {
+	s.asked = append(s.asked, c.Argv)
+	if slices.Contains(c.Argv, "info") {
+		return `[{"name":"orders","status":{"code":2}}]`, nil
+	}
+	err := exec.Command("sh", "-c", "exit "+s.status).Run()
+	return "", &node.CommandError{Argv: c.Argv, How: "exit status " + s.status, Said: "ERROR: what it says", Err: err}
+}
+
+func TestWhatPgBackRestComplainsOfIsSaidInOtherWords(t *testing.T) {
+	for status, want := range map[string]string{
+		"28": "backups of another database", "51": "backups of another database", "50": "another backup is under way", "56": "no writable primary", "103": "what it says",
+	} {
+		s := &saying{status: status}
+		n := &node.Node{Root: t.TempDir(), Run: s, Member: among(t, &plan.Backup{Repository: "keep"}, "keep", map[string]string{plan.BackupCipher: "open sesame"})}
+		if _, err := n.Write("/usr/bin/setpriv", 0o755, []byte("x")); err != nil {
+			t.Fatal(err)
+		}
+		_, err := Make(t.Context(), n, "full")
+		if err == nil || !regexp.MustCompile(want).MatchString(err.Error()) {
+			t.Errorf("%s: %v, want %q", status, err, want)
+		}
+		for _, argv := range s.asked {
+			if slices.ContainsFunc(argv, func(word string) bool { return strings.Contains(word, "sesame") }) {
+				t.Errorf("the passphrase stands in %q", argv)
+			}
+		}
+	}
+}

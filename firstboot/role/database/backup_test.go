@@ -1,0 +1,311 @@
+package database
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/slipwayhq/slipway/firstboot/plan"
+	"github.com/slipwayhq/slipway/firstboot/role/backup"
+	"github.com/slipwayhq/slipway/firstboot/role/roletest"
+	"github.com/slipwayhq/slipway/firstboot/status"
+	"github.com/slipwayhq/slipway/internal/fault"
+)
+
+// keptPlan is a cluster of two databases and a repository. One vote is enough: the
+// repository is what is tested here.
+func keptPlan() *plan.Plan {
+	p := roletest.Plan()
+	p.Sites = p.Sites[:1]
+	p.Sites[0].Consensus = []string{"a-db1"}
+	p.Nodes = p.Nodes[:2]
+	address := netip.MustParseAddr("10.77.1.31")
+	p.Nodes = append(p.Nodes, plan.Node{Name: "a-keep", Role: plan.RepositoryRole, Site: "a", Address: address, Addresses: []netip.Prefix{netip.PrefixFrom(address, 24)}})
+	p.Backup = &plan.Backup{Repository: "a-keep", Full: "sun 01:30", Diff: "01:30", KeepFull: 2, KeepDiff: 4, ArchiveTimeout: 60, WALQueue: 128}
+	return p
+}
+
+// kept is a cluster with its repository.
+type kept struct {
+	first, second *running
+	keeper        *roletest.Node
+	plan          *plan.Plan
+}
+
+func (k *kept) databases() []*running { return []*running{k.first, k.second} }
+
+// raise makes the nodes; the repository is one that there is already, or nil.
+func raise(t *testing.T, k *kept) {
+	t.Helper()
+	members := roletest.Members(t, k.plan)
+	if k.keeper == nil {
+		k.keeper = roletest.Start(t, members["a-keep"])
+		k.keeper.Overlay("backup")
+	}
+	// New seeds hold new certificates.
+	k.keeper.Member = members["a-keep"]
+	if err := (backup.Configure{}).Apply(t.Context(), k.keeper.Node.Node); err != nil {
+		t.Fatal(err)
+	}
+	k.keeper.StopUnit(backup.Unit)
+	k.first, k.second = boot(t, members["a-db1"]), boot(t, members["a-db2"])
+	for _, n := range k.databases() {
+		n.Overlay("backup")
+		if err := (backup.Configure{}).Apply(t.Context(), n.Node.Node.Node); err != nil {
+			t.Fatal(err)
+		}
+		if err := (&backup.Start{}).Apply(t.Context(), n.Node.Node.Node); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := (&backup.Start{}).Apply(t.Context(), k.keeper.Node.Node); err != nil {
+		t.Fatal(err)
+	}
+	all(t, k.first, k.second)
+}
+
+// observed waits until the repository's report is as wanted.
+func (k *kept) observed(t *testing.T, s *backup.Start, want func(*status.Backup) bool) status.Backup {
+	t.Helper()
+	told := ""
+	for deadline := time.Now().Add(7 * time.Minute); ; time.Sleep(300 * time.Millisecond) {
+		c := status.Cluster{Node: "a-keep"}
+		err := s.Observe(t.Context(), k.keeper.Node.Node, &c)
+		if err == nil && c.Backup != nil && want(c.Backup) {
+			return *c.Backup
+		}
+		if err != nil && err.Error() != told {
+			told = err.Error()
+			t.Logf("the repository: %s", told)
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("the repository: %v, %+v\n%s", err, c.Backup, k.first.Log(Unit))
+		}
+	}
+}
+
+// sum is a checksum of all rows in their order.
+func (n *running) sum(t *testing.T) string {
+	t.Helper()
+	return n.sql(t, "SELECT count(*) || ' ' || md5(coalesce(string_agg(n || ' ' || at, ',' ORDER BY n), '')) FROM ledger")
+}
+
+// write adds rows, each with its time, and returns the checksum of all.
+func (n *running) write(t *testing.T, rows int) string {
+	t.Helper()
+	n.sql(t, fmt.Sprintf("INSERT INTO ledger (at) SELECT clock_timestamp() FROM generate_series(1, %d)", rows))
+	return n.sum(t)
+}
+
+// now is the database's own time.
+func (n *running) now(t *testing.T) string {
+	t.Helper()
+	return n.sql(t, "SELECT to_char(clock_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')")
+}
+
+// archivedAll waits until all WAL so far is in the archive.
+func (n *running) archivedAll(t *testing.T) {
+	t.Helper()
+	// A file in which nothing stands is not switched.
+	n.sql(t, "SELECT pg_logical_emit_message(true, 'test', 'x')")
+	file := n.sql(t, "SELECT pg_walfile_name(pg_switch_wal())")
+	for deadline := time.Now().Add(2 * time.Minute); ; time.Sleep(300 * time.Millisecond) {
+		a, err := archiver(t.Context(), n.Node.Node.Node)
+		if err == nil && a.LastWAL >= file {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%s: %s is not archived: %+v, %v\n%s", n.Member.Self.Name, file, a, err, n.Log(Unit))
+		}
+	}
+}
+
+// restore brings the database back on the first node, doing each deed twice, as
+// somebody does who goes on after an interruption.
+func (k *kept) restore(t *testing.T, target string) *Restore {
+	t.Helper()
+	want := Request{Target: target, Node: "a-db1"}
+	say := func(text string) { t.Log(text) }
+	for _, n := range []*running{k.second, k.first} {
+		for range 2 {
+			if r, err := StepAside(t.Context(), n.Node.Node.Node, want, say); err != nil || !r.Aside {
+				t.Fatalf("%s: %+v, %v", n.Member.Self.Name, r, err)
+			}
+		}
+		if n.Running(Unit) || n.Exists(dataDir) {
+			t.Fatalf("%s: Patroni runs, or its data are there", n.Member.Self.Name)
+		}
+		if _, err := StepAside(t.Context(), n.Node.Node.Node, Request{Target: Latest, Node: "a-db2"}, say); fault.Of(err) != fault.Failed {
+			t.Errorf("another restore in the middle of one: %v", err)
+		}
+	}
+	if _, err := BringBack(t.Context(), k.second.Node.Node.Node, want, say); fault.Of(err) != fault.Usage {
+		t.Errorf("a node that is not to restore: %v", err)
+	}
+	if err := TakePart(t.Context(), k.first.Node.Node.Node); fault.Of(err) != fault.Failed {
+		t.Errorf("took part with nothing there: %v", err)
+	}
+	short, cancel := context.WithTimeout(t.Context(), 700*time.Millisecond)
+	if _, err := BringBack(short, k.first.Node.Node.Node, want, say); err == nil {
+		t.Log("was not interrupted in time")
+	}
+	cancel()
+	var r *Restore
+	for range 2 {
+		var err error
+		if r, err = BringBack(t.Context(), k.first.Node.Node.Node, want, say); err != nil {
+			log, _ := k.first.Read(restoreLog)
+			t.Fatalf("%v\n%s", err, log)
+		}
+	}
+	for range 2 {
+		if err := Forget(t.Context(), k.first.Node.Node.Node); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, n := range k.databases() {
+		for range 2 {
+			limited, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+			err := TakePart(limited, n.Node.Node.Node)
+			cancel()
+			if err != nil {
+				t.Fatalf("%s: %v\n%s", n.Member.Self.Name, err, n.Log(Unit))
+			}
+		}
+		if !n.Exists(aside) {
+			t.Errorf("%s: the former data are gone before anybody has looked", n.Member.Self.Name)
+		}
+	}
+	for _, n := range k.databases() {
+		n.healthy(t)
+		if err := Tidy(n.Node.Node.Node); err != nil || n.Exists(aside) {
+			t.Errorf("%s: %v", n.Member.Self.Name, err)
+		}
+	}
+	return r
+}
+
+func TestADatabaseIsBroughtBackToATimeAndIntoAFreshCluster(t *testing.T) {
+	k := &kept{plan: keptPlan()}
+	raise(t, k)
+	var keeper backup.Start
+	// The first backup is made by itself.
+	made := k.observed(t, &keeper, func(b *status.Backup) bool { return len(b.Sets) == 1 && b.Running == "" })
+	if s := made.Sets[0]; s.Type != "full" || s.Size < 1<<20 || s.Stop.Before(s.Start) || s.FirstWAL == "" || s.Damaged {
+		t.Errorf("the first backup is %+v", s)
+	}
+	k.first.sql(t, "CREATE TABLE ledger (n bigserial PRIMARY KEY, at timestamptz NOT NULL)")
+	before := k.first.write(t, 1000)
+	if set, err := backup.Make(t.Context(), k.keeper.Node.Node, "diff"); err != nil || set.Type != "diff" {
+		t.Fatalf("a differential backup: %+v, %v", set, err)
+	}
+	then := k.first.write(t, 500)
+	at := k.first.now(t)
+	time.Sleep(50 * time.Millisecond)
+	k.first.write(t, 700)
+	k.first.archivedAll(t)
+
+	r := k.restore(t, at)
+	if got := k.first.sum(t); got != then || got == before {
+		t.Errorf("restored to %s the rows are %s, want %s", at, got, then)
+	}
+	limit, err := time.Parse(time.RFC3339Nano, at)
+	if err != nil || r.Reached == nil || r.Reached.After(limit) || r.Timeline < 2 || r.Tables == 0 {
+		t.Errorf("what is back is %+v, %v", r, err)
+	}
+	whatStaysAfterARestore(t, k)
+
+	// Life goes on, and so does the archive, on a new timeline.
+	k.first.write(t, 300)
+	k.first.archivedAll(t)
+	if set, err := backup.Make(t.Context(), k.keeper.Node.Node, "incr"); err != nil || set.Type != "incr" || !strings.HasPrefix(set.LastWAL, "0000000") || strings.HasPrefix(set.LastWAL, "00000001") {
+		t.Errorf("a backup after the restore: %+v, %v", set, err)
+	}
+	last := k.first.write(t, 200)
+	k.first.archivedAll(t)
+	gapIsToldAndMended(t, k)
+	last = k.first.sum(t)
+	k.first.archivedAll(t)
+
+	// All databases are lost, with etcd; the repository is not.
+	for _, n := range k.databases() {
+		n.StopUnit(Unit)
+		n.StopUnit("etcd.service")
+		n.StopUnit(backup.Unit)
+		n.Leave()
+	}
+	raise(t, k)
+	if _, err := backup.Make(t.Context(), k.keeper.Node.Node, "full"); fault.Of(err) != fault.Integrity || !strings.Contains(fault.Mend(err), "slipway restore") {
+		t.Errorf("a backup of an empty database over those of a lost one: %v; %s", err, fault.Mend(err))
+	}
+	k.restore(t, Latest)
+	for _, n := range k.databases() {
+		if got := n.sum(t); got != last {
+			t.Errorf("%s of the fresh cluster has the rows %s, want %s", n.Member.Self.Name, got, last)
+		}
+	}
+	k.first.write(t, 1)
+	k.first.archivedAll(t)
+	nothingLogsASecret(t, k.databases())
+}
+
+// whatStaysAfterARestore looks for what would make a later standby stop.
+func whatStaysAfterARestore(t *testing.T, k *kept) {
+	t.Helper()
+	for _, n := range k.databases() {
+		text, err := os.ReadFile(n.Path(autoConf))
+		if err != nil || strings.Contains(string(text), "recovery_target") || strings.Contains(string(text), "listen_addresses") {
+			t.Errorf("%s: %s, %v", n.Member.Self.Name, text, err)
+		}
+	}
+	if got := k.second.sql(t, "SELECT pg_is_in_recovery(), (SELECT setting FROM pg_settings WHERE name = 'restore_command') LIKE '%archive-get%'"); got != "t|t" {
+		t.Errorf("the replica: %s", got)
+	}
+	if got := k.first.sql(t, "SHOW archive_mode"); got != "on" {
+		t.Errorf("archive_mode is %s", got)
+	}
+	if mode := k.keeper.Output(t, "stat", "-c", "%U %a", "/etc/pgbackrest/pgbackrest.conf"); mode != "postgres 600\n" {
+		t.Errorf("the configuration with the passphrase is %s", mode)
+	}
+	if _, err := k.keeper.On("grep", "-rlq", "ledger", "/var/lib/pgbackrest"); err == nil {
+		t.Error("the repository can be read without its passphrase")
+	}
+}
+
+// gapIsToldAndMended has the repository away for longer than WAL may wait.
+func gapIsToldAndMended(t *testing.T, k *kept) {
+	t.Helper()
+	k.keeper.StopUnit(backup.Unit)
+	var a status.Archiver
+	for deadline := time.Now().Add(3 * time.Minute); len(a.Dropped) == 0; time.Sleep(200 * time.Millisecond) {
+		k.first.write(t, 10)
+		k.first.sql(t, "SELECT pg_switch_wal()")
+		var err error
+		if a, err = archiver(t.Context(), k.first.Node.Node.Node); err != nil {
+			t.Fatal(err)
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("nothing was dropped: %+v\n%s", a, k.first.Log(Unit))
+		}
+	}
+	if wrong := strings.Join(complaints(a, 128), "; "); !strings.Contains(wrong, "the archive has a gap: WAL was dropped from "+a.Dropped[0]) {
+		t.Errorf("of the gap is told: %s", wrong)
+	}
+	if err := (&backup.Start{}).Apply(t.Context(), k.keeper.Node.Node); err != nil {
+		t.Fatal(err)
+	}
+	for deadline := time.Now().Add(2 * time.Minute); ; time.Sleep(300 * time.Millisecond) {
+		if _, err := backup.Make(t.Context(), k.keeper.Node.Node, "full"); err == nil {
+			break
+		} else if time.Now().After(deadline) {
+			t.Fatalf("no backup after the repository is back: %v", err)
+		}
+	}
+	if a, err := archiver(t.Context(), k.first.Node.Node.Node); err != nil || len(a.Dropped) > 0 {
+		t.Errorf("after a new backup: %+v, %v", a, err)
+	}
+}
