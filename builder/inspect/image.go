@@ -237,6 +237,19 @@ func (im *Image) Layer(l manifest.Layer) (*tree.Tree, error) {
 	return t, nil
 }
 
+// Content gives access to a file of the boot partition where it stands.
+func (im *Image) Content(name string) (*io.SectionReader, error) {
+	e, ok := im.files[name]
+	if !ok {
+		return nil, named(im.Path, fault.New(fault.Integrity, "%s is missing on the boot partition", name))
+	}
+	r, err := im.esp.open(e)
+	if err != nil {
+		return nil, named(im.Path, err)
+	}
+	return io.NewSectionReader(r, 0, e.size), nil
+}
+
 // Verify reads every layer and compares its hash with the manifests. It marks the
 // versions that are whole; the error names every layer that is not.
 func (im *Image) Verify(ctx context.Context) error {

@@ -59,6 +59,7 @@ type Report struct {
 	Warnings   []node.Warning `json:"warnings"`
 	Advice     []string       `json:"advice"`             // what a person can do now
 	Versions   []Version      `json:"versions,omitempty"` // of the image, that the node has
+	Reset      string         `json:"reset,omitempty"`    // the factory reset that was done at this boot: system or data
 	// Maintenance is since when and by whose wish the node is in maintenance, whatever
 	// its state is otherwise; nil if it is not.
 	Maintenance *node.Maintenance `json:"maintenance,omitempty"`

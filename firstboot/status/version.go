@@ -1,6 +1,10 @@
 package status
 
-import "time"
+import (
+	"fmt"
+	"strings"
+	"time"
+)
 
 // Version is one version of the image that a node has.
 type Version struct {
@@ -19,4 +23,21 @@ type Version struct {
 	// Incomplete is a version that an interrupted upgrade or clean-up left behind. It
 	// cannot be started.
 	Incomplete bool `json:"incomplete,omitempty"`
+}
+
+// What is the version's part on the node, in words.
+func (v Version) What() string {
+	var words []string
+	for _, w := range []struct {
+		is   bool
+		word string
+	}{
+		{v.Running, "runs"}, {v.Good, "good"}, {v.Previous, "previous"}, {v.Trial, fmt.Sprintf("on trial, %d starts left", v.Tries)},
+		{v.Incomplete, "incomplete"}, {v.Failed != "", "failed: " + v.Failed},
+	} {
+		if w.is {
+			words = append(words, w.word)
+		}
+	}
+	return strings.Join(words, ", ")
 }

@@ -45,11 +45,12 @@ func (s *Store) Actions(changed func()) []actions.Action {
 			return Restart{Restarts: true}, s.restart(ctx)
 		}},
 		{Name: RollbackAction, Run: func(ctx context.Context, e *actions.Env, args json.RawMessage) (any, error) {
-			if err := actions.Decode(args, &struct{}{}); err != nil {
+			var a RollbackArgs
+			if err := actions.Decode(args, &a); err != nil {
 				return nil, err
 			}
 			defer changed()
-			back, err := s.Rollback(ctx)
+			back, err := s.back(ctx, a.Abandon)
 			if err != nil || !back.Restart {
 				return back, err
 			}
@@ -83,6 +84,11 @@ func (s *Store) Actions(changed func()) []actions.Action {
 type TryArgs struct {
 	Version  string `json:"version"`
 	Manifest string `json:"manifest"` // SHA-256 of its manifest
+}
+
+// RollbackArgs may name a version whose trial is to end; else it is a rollback.
+type RollbackArgs struct {
+	Abandon string `json:"abandon,omitempty"`
 }
 
 // Restart says whether the node starts anew.

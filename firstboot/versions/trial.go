@@ -73,9 +73,18 @@ type Back struct {
 }
 
 // Rollback goes back: out of a trial to the good version, else to the version that was
-// good before, which is tried in its turn. A trial that has failed is only ended, for the node
-// has gone back by itself.
+// good before, which is tried in its turn; asked again on the way there, it goes on. A
+// trial that has failed is only ended, for the node has gone back by itself.
 func (s *Store) Rollback(ctx context.Context) (*Back, error) {
+	return s.back(ctx, "")
+}
+
+// Abandon goes back out of the trial of a version, if that is still on.
+func (s *Store) Abandon(ctx context.Context, version string) (*Back, error) {
+	return s.back(ctx, version)
+}
+
+func (s *Store) back(ctx context.Context, abandon string) (*Back, error) {
 	if !s.mu.TryLock() {
 		return nil, errBusy
 	}
@@ -86,6 +95,10 @@ func (s *Store) Rollback(ctx context.Context) (*Back, error) {
 	}
 	running := s.node.Boot.Version
 	switch {
+	case abandon != "" && env.Try != abandon:
+		return &Back{From: abandon, To: running}, nil
+	case abandon == "" && env.Try != "" && env.Try == env.Previous && !env.Failed():
+		return &Back{From: env.Good, To: env.Try, Restart: env.Try != running}, nil
 	case env.Try == running && running != env.Good:
 		if _, err := s.whole(env.Good); err != nil {
 			return nil, err

@@ -466,6 +466,21 @@ func TestATrialARollbackAndWhatIsRefused(t *testing.T) {
 	if e := m.env(t); e.Try != "v1" || e.Good != "v2" {
 		t.Errorf("%+v", e)
 	}
+	// Asked again before and after the start anew, it goes on.
+	if back, err := m.store.Rollback(t.Context()); err != nil || *back != (Back{From: "v2", To: "v1", Restart: true}) {
+		t.Errorf("%+v, %v", back, err)
+	}
+	m.node.Boot.Version = "v1"
+	if back, err := m.store.Rollback(t.Context()); err != nil || *back != (Back{From: "v2", To: "v1"}) {
+		t.Errorf("%+v, %v", back, err)
+	}
+	// Unless nobody waits for it any more.
+	if back, err := m.store.Abandon(t.Context(), "v0"); err != nil || back.Restart || m.env(t).Try != "v1" {
+		t.Errorf("%+v, %v", back, err)
+	}
+	if back, err := m.store.Abandon(t.Context(), "v1"); err != nil || *back != (Back{From: "v1", To: "v2", Restart: true}) || m.env(t).Try != "" {
+		t.Errorf("%+v, %v", back, err)
+	}
 	m.boot(t, "v1")
 	if got := m.versions(t); got != "v1+good+running v2+previous" {
 		t.Error(got)

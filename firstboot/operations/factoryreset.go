@@ -1,0 +1,67 @@
+package operations
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/slipwayhq/slipway/firstboot/overview"
+	"github.com/slipwayhq/slipway/firstboot/status"
+	"github.com/slipwayhq/slipway/firstboot/versions"
+)
+
+// FactoryReset has a node start as it first did: without what was changed in its root file system and, if
+// data is set, without what it keeps; it is the same node of its cluster afterwards.
+func FactoryReset(c *Cluster, node string, data bool) Prepare {
+	return func(_ context.Context, now overview.Overview) (*Operation, error) {
+		n, o, err := answering(c.Plan, now, node)
+		if err != nil {
+			return nil, err
+		}
+		op := &Operation{Name: "factory-reset", Title: fmt.Sprintf("reset %s to what its image is", node)}
+		want := "system"
+		if data {
+			if err := versions.Holds(c.Plan, n).Refusal(); err != nil {
+				return nil, err
+			}
+			op.Title += ", without the data that it keeps"
+			op.Word, want = node, "data"
+			op.Warnings = []string{"all that " + node + " keeps is gone afterwards, but for who it is in its cluster and its audit log"}
+		}
+		r := newRestarter(c)
+		r.before = now
+		since := o.Report.Since
+		arrived := func(now overview.Overview) []string { return wasReset(now, node, want, since) }
+		what := "start " + node + " anew; what was changed in its root file system goes before that is mounted"
+		if leads(now, n) {
+			what = "hand over from " + node + ", then " + what
+		}
+		op.Check, op.Patience = arrived, restartPatience
+		op.Steps = []Step{{What: what, Do: func(ctx context.Context, say func(string)) error {
+			if err := r.relieve(ctx, n, say); err != nil {
+				return err
+			}
+			return c.Act(ctx, node, versions.ResetAction, versions.ResetArgs{Node: node, Data: data}, nil, say)
+		}}}
+		return op, nil
+	}
+}
+
+// wasReset is what is missing until a node is well after a reset. since is when its state before
+// the reset began.
+func wasReset(now overview.Overview, node, want string, since time.Time) []string {
+	o, _ := now.Node(node)
+	switch {
+	case o.Report == nil:
+		return []string{node + ": " + o.Problem}
+	case o.Report.Reset != want || o.Report.Since.Equal(since):
+		return []string{node + " has not started anew yet"}
+	case o.Report.State != status.Ready:
+		text := fmt.Sprintf("%s is %s", node, o.Report.State)
+		if why := waits(o.Report); why != "" {
+			text += ": " + why
+		}
+		return []string{text}
+	}
+	return nil
+}

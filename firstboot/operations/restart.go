@@ -1,0 +1,182 @@
+package operations
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/slipwayhq/slipway/firstboot/overview"
+	"github.com/slipwayhq/slipway/firstboot/plan"
+	"github.com/slipwayhq/slipway/firstboot/status"
+	"github.com/slipwayhq/slipway/firstboot/versions"
+	"github.com/slipwayhq/slipway/internal/fault"
+)
+
+const (
+	// restartPatience is how long a node that was started anew may take to be ready; three starts
+	// of a version that does not come up, and one of the former, fit in it on slow machines too.
+	restartPatience = 20 * time.Minute
+	restartPause    = 2 * time.Second
+)
+
+// restarter waits for nodes that start anew.
+type restarter struct {
+	before   overview.Overview // the cluster before anything was done
+	c        *Cluster
+	patience time.Duration
+	pause    time.Duration
+	look     func(ctx context.Context) (overview.Overview, error)
+}
+
+func newRestarter(c *Cluster) *restarter {
+	return &restarter{c: c, patience: restartPatience, pause: restartPause, look: c.Look}
+}
+
+// relieve takes a database's leadership off a node before it goes away, and gives it to whoever is
+// fittest then. A node that leads nothing, or has nobody to hand over to by the plan, is left as it is.
+func (r *restarter) relieve(ctx context.Context, n plan.Node, say func(string)) error {
+	if !plan.DatabaseRole(n.Role) || len(r.c.Plan.DatabaseNodes(n.Site)) < 2 {
+		return nil
+	}
+	now, err := r.look(ctx)
+	if err != nil {
+		return err
+	}
+	d, err := databaseOf(now, n.Site)
+	if err != nil || d.Leader() != n.Name {
+		return nil
+	}
+	s, err := r.c.Plan.Site(n.Site)
+	if err != nil {
+		return err
+	}
+	to, err := candidate(s, now, d, "")
+	if err != nil {
+		return err
+	}
+	say(fmt.Sprintf("%s leads site %s: handing over to %s first", n.Name, n.Site, to))
+	return handOver(r.c, s, d, to).Do(ctx, say)
+}
+
+// leads says whether a node leads its site's database.
+func leads(now overview.Overview, n plan.Node) bool {
+	d, err := databaseOf(now, n.Site)
+	return err == nil && d.Leader() == n.Name
+}
+
+// arrive waits until a node runs a version, confirmed and ready, with nothing else worse than
+// before. A version that fails is an error that tells why; one that is not ready in time is
+// abandoned, so that the node goes back.
+func (r *restarter) arrive(ctx context.Context, node, version string, before overview.Overview, say func(string)) error {
+	until := time.Now().Add(r.patience)
+	last := ""
+	for {
+		now, err := r.look(ctx)
+		if err != nil {
+			return err
+		}
+		n, _ := now.Node(node)
+		missing, err := arrived(n, version, before)
+		if err != nil {
+			return err
+		}
+		if missing == "" {
+			missing = strings.Join(worse(now, before, node), "; ")
+		}
+		if missing == "" {
+			return nil
+		}
+		if missing != last {
+			say("waiting: " + missing)
+			last = missing
+		}
+		if time.Now().After(until) {
+			return r.abandon(ctx, node, version, missing, say)
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(r.pause):
+		}
+	}
+}
+
+// arrived is what is missing until a node is well with a version.
+func arrived(n overview.Node, version string, before overview.Overview) (missing string, err error) {
+	if n.Report == nil {
+		return n.Name + ": " + n.Problem, nil
+	}
+	i := slices.IndexFunc(n.Report.Versions, func(v status.Version) bool { return v.Version == version })
+	if i >= 0 && n.Report.Versions[i].Failed != "" {
+		return "", fault.New(fault.Failed, "version %s did not come up on %s, which has gone back to %s by itself: %s", version, n.Name, n.Report.Version, n.Report.Versions[i].Failed).
+			WithMend("the node's log tells more; slipway rollback %s ends the warning, another upgrade tries again", n.Name)
+	}
+	was, _ := before.Node(n.Name)
+	wasDegraded := was.Report != nil && was.Report.State == status.Degraded
+	switch {
+	case n.Report.Version != version:
+		return fmt.Sprintf("%s runs version %s", n.Name, n.Report.Version), nil
+	case n.Report.State == status.Degraded && wasDegraded && !n.Report.Trial:
+		return "", nil // it is no worse than it was
+	case n.Report.State != status.Ready || n.Report.Trial:
+		text := fmt.Sprintf("%s is %s", n.Name, n.Report.State)
+		if n.Report.Trial {
+			text += ", on trial"
+		}
+		if why := waits(n.Report); why != "" {
+			text += ": " + why
+		}
+		return text, nil
+	}
+	return "", nil
+}
+
+// waits is the first thing that a node waits for or failed at.
+func waits(r *status.Report) string {
+	for _, s := range r.Steps {
+		switch {
+		case s.State == status.Broken:
+			return s.Name + ": " + s.Error
+		case s.State == status.Running && s.WaitingFor != "":
+			return s.Name + ": " + s.WaitingFor
+		}
+	}
+	return ""
+}
+
+// worse are the other nodes that are not as well as they were.
+func worse(now, before overview.Overview, but string) (out []string) {
+	for _, was := range before.Nodes {
+		if was.Name == but || was.Report == nil || was.Report.State != status.Ready {
+			continue
+		}
+		is, _ := now.Node(was.Name)
+		switch {
+		case is.Report == nil:
+			out = append(out, was.Name+": "+is.Problem)
+		case is.Report.State != status.Ready:
+			out = append(out, fmt.Sprintf("%s is %s", was.Name, is.Report.State))
+		}
+	}
+	return out
+}
+
+// abandon has a node go back that is not ready in time with its new version.
+func (r *restarter) abandon(ctx context.Context, node, version, missing string, say func(string)) error {
+	out := fault.New(fault.Failed, "%s is not well with version %s after %s: %s", node, version, r.patience, missing).WithMend("see slipway status")
+	now, err := r.look(ctx)
+	if err != nil {
+		return out
+	}
+	if n, _ := now.Node(node); n.Report == nil || n.Report.Version != version || !n.Report.Trial {
+		return out
+	}
+	say(node + " goes back to the version that worked")
+	var back versions.Back
+	if err := r.c.Act(ctx, node, versions.RollbackAction, versions.RollbackArgs{Abandon: version}, &back, say); err != nil {
+		return fault.New(fault.Failed, "%w; and it could not be made to go back: %w", out, err)
+	}
+	return out.WithMend("it goes back to version %s; see slipway status", back.To)
+}
