@@ -33,22 +33,39 @@ func FactoryReset(c *Cluster, node string, data bool) Prepare {
 		since := o.Report.Since
 		arrived := func(now overview.Overview) []string { return wasReset(now, node, want, since) }
 		what := "start " + node + " anew; what was changed in its root file system goes before that is mounted"
-		if leads(now, n) {
+		if leads(now, n) && len(c.Plan.DatabaseNodes(n.Site)) > 1 {
 			what = "hand over from " + node + ", then " + what
 		}
-		op.Check, op.Patience = arrived, restartPatience
+		op.Check = func(now overview.Overview) []string {
+			if o, _ := now.Node(node); o.Report != nil && o.Report.Maintenance != nil {
+				return []string{node + " is in maintenance"}
+			}
+			return arrived(now)
+		}
 		op.Steps = []Step{{What: what, Do: func(ctx context.Context, say func(string)) error {
 			if err := r.relieve(ctx, n, say); err != nil {
 				return err
 			}
-			return c.Act(ctx, node, versions.ResetAction, versions.ResetArgs{Node: node, Data: data}, nil, say)
+			if err := c.Act(ctx, node, versions.ResetAction, versions.ResetArgs{Node: node, Data: data}, nil, say); err != nil {
+				return err
+			}
+			if err := r.comeBack(ctx, arrived, say); err != nil {
+				return err
+			}
+			return r.resume(ctx, node, say)
 		}}}
 		return op, nil
 	}
 }
 
-// wasReset is what is missing until a node is well after a reset. since is when its state before
-// the reset began.
+// comeBack waits until nothing is missing any more.
+func (r *restarter) comeBack(ctx context.Context, missing func(overview.Overview) []string, say func(string)) error {
+	op := &Operation{Check: missing, Patience: r.patience}
+	return (&Runner{Cluster: r.c, Look: r.look, Say: say, Pause: r.pause}).verify(ctx, op, &Result{})
+}
+
+// wasReset is what is missing until a node is well after a reset, in maintenance or not. since is when
+// its state before the reset began.
 func wasReset(now overview.Overview, node, want string, since time.Time) []string {
 	o, _ := now.Node(node)
 	switch {
@@ -56,7 +73,7 @@ func wasReset(now overview.Overview, node, want string, since time.Time) []strin
 		return []string{node + ": " + o.Problem}
 	case o.Report.Reset != want || o.Report.Since.Equal(since):
 		return []string{node + " has not started anew yet"}
-	case o.Report.State != status.Ready:
+	case o.Report.State != status.Ready && o.Report.State != status.Maintenance:
 		text := fmt.Sprintf("%s is %s", node, o.Report.State)
 		if why := waits(o.Report); why != "" {
 			text += ": " + why

@@ -34,21 +34,31 @@ func newRestarter(c *Cluster) *restarter {
 	return &restarter{c: c, patience: restartPatience, pause: restartPause, look: c.Look}
 }
 
-// relieve takes a database's leadership off a node before it goes away, and gives it to whoever is
-// fittest then. A node that leads nothing, or has nobody to hand over to by the plan, is left as it is.
+// relieve has a node give up what others can do instead, before it goes away: maintenance, with a
+// handover before it. Where the others would not carry the service without it, as in a cluster of one or two, that
+// is left out: it hands its database over if there is anybody to take it, and is missed for the time of a start.
 func (r *restarter) relieve(ctx context.Context, n plan.Node, say func(string)) error {
-	if !plan.DatabaseRole(n.Role) || len(r.c.Plan.DatabaseNodes(n.Site)) < 2 {
-		return nil
-	}
 	now, err := r.look(ctx)
 	if err != nil {
 		return err
 	}
-	d, err := databaseOf(now, n.Site)
-	if err != nil || d.Leader() != n.Name {
+	if lacks := uncarried(r.c.Plan, now, n); len(lacks) > 0 {
+		say(fmt.Sprintf("without maintenance, since the others do not carry the service without %s: %s", n.Name, strings.Join(lacks, "; ")))
+		return r.handOver(ctx, now, n, say)
+	}
+	return r.nested(ctx, MaintenanceOn(r.c, n.Name, false), say)
+}
+
+// handOver has another node lead if this one does and any other is fit to.
+func (r *restarter) handOver(ctx context.Context, now overview.Overview, n plan.Node, say func(string)) error {
+	if !leads(now, n) || len(r.c.Plan.DatabaseNodes(n.Site)) < 2 {
 		return nil
 	}
 	s, err := r.c.Plan.Site(n.Site)
+	if err != nil {
+		return err
+	}
+	d, err := databaseOf(now, n.Site)
 	if err != nil {
 		return err
 	}
@@ -58,6 +68,41 @@ func (r *restarter) relieve(ctx context.Context, n plan.Node, say func(string)) 
 	}
 	say(fmt.Sprintf("%s leads site %s: handing over to %s first", n.Name, n.Site, to))
 	return handOver(r.c, s, d, to).Do(ctx, say)
+}
+
+// nested does another operation as a part of this one, which was agreed to.
+func (r *restarter) nested(ctx context.Context, prepare Prepare, say func(string)) error {
+	runner := &Runner{Cluster: r.c, Look: r.look, Say: say, Agree: func(context.Context, string) error { return nil }, Pause: r.pause}
+	_, err := runner.Run(ctx, prepare)
+	return err
+}
+
+// resume has a node take part again after it came back, on whichever version.
+func (r *restarter) resume(ctx context.Context, node string, say func(string)) error {
+	return r.nested(ctx, MaintenanceOff(r.c, node), say)
+}
+
+// around does something to a node that makes it start anew and waits until it is back as it should be, with
+// maintenance around both. If that fails, the node takes part again all the same, as far as it can.
+func (r *restarter) around(ctx context.Context, n plan.Node, version string, restart func(ctx context.Context) error, say func(string)) error {
+	err := r.relieve(ctx, n, say)
+	if err == nil {
+		err = restart(ctx)
+	}
+	if err == nil {
+		err = r.arrive(ctx, n.Name, version, r.before, say)
+	}
+	if ctx.Err() != nil {
+		return err
+	}
+	resumed := r.resume(ctx, n.Name, say)
+	if err == nil {
+		return resumed
+	}
+	if resumed != nil {
+		say(fmt.Sprintf("%s does not take part again yet: %s", n.Name, resumed))
+	}
+	return err
 }
 
 // leads says whether a node leads its site's database.
@@ -115,11 +160,12 @@ func arrived(n overview.Node, version string, before overview.Overview) (missing
 	}
 	was, _ := before.Node(n.Name)
 	wasDegraded := was.Report != nil && was.Report.State == status.Degraded
+	inMaintenance := n.Report.State == status.Maintenance && !n.Report.Trial
 	switch {
 	case n.Report.Version != version:
 		return fmt.Sprintf("%s runs version %s", n.Name, n.Report.Version), nil
-	case n.Report.State == status.Degraded && wasDegraded && !n.Report.Trial:
-		return "", nil // it is no worse than it was
+	case inMaintenance, n.Report.State == status.Degraded && wasDegraded && !n.Report.Trial:
+		return "", nil // it is as well as it can be
 	case n.Report.State != status.Ready || n.Report.Trial:
 		text := fmt.Sprintf("%s is %s", n.Name, n.Report.State)
 		if n.Report.Trial {

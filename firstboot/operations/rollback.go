@@ -49,25 +49,21 @@ func Rollback(c *Cluster, node string) Prepare {
 				return upgraded(now, []plan.Node{n}, map[string]*Release{node: {Image: versions.Image{Version: target.Version}}}, r.before)
 			},
 		}
-		what := fmt.Sprintf("start %s with version %s, on trial until it is ready", node, target.Version)
-		if leads(now, n) {
-			what = "hand over from " + node + ", then " + what
-		}
+		what := startStep(c.Plan, now, n, target.Version)
 		if running.PostgreSQL != target.PostgreSQL && plan.DatabaseRole(n.Role) {
 			op.Warnings = append(op.Warnings, fmt.Sprintf("version %s has PostgreSQL %s, which cannot read the data of PostgreSQL %s: the node will not get ready and goes forward again", target.Version, target.PostgreSQL, running.PostgreSQL))
 		}
 		op.Steps = []Step{{What: what, Do: func(ctx context.Context, say func(string)) error {
-			if err := r.relieve(ctx, n, say); err != nil {
-				return err
-			}
-			var back versions.Back
-			if err := c.Act(ctx, node, versions.RollbackAction, versions.RollbackArgs{}, &back, say); err != nil {
-				return err
-			}
-			if back.To != target.Version {
-				return fault.New(fault.Failed, "%s goes to version %s, not to %s", node, back.To, target.Version).WithMend("see slipway versions")
-			}
-			return r.arrive(ctx, node, target.Version, r.before, say)
+			return r.around(ctx, n, target.Version, func(ctx context.Context) error {
+				var back versions.Back
+				if err := c.Act(ctx, node, versions.RollbackAction, versions.RollbackArgs{}, &back, say); err != nil {
+					return err
+				}
+				if back.To != target.Version {
+					return fault.New(fault.Failed, "%s goes to version %s, not to %s", node, back.To, target.Version).WithMend("see slipway versions")
+				}
+				return nil
+			}, say)
 		}}}
 		return op, nil
 	}

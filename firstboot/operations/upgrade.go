@@ -39,15 +39,13 @@ func Upgrade(c *Cluster, releases []*Release, names []string, rate int64) Prepar
 				return nil, fault.New(fault.Failed, "%s", why).WithMend("see slipway status; nodes are upgraded while they are well, or one by one with --node")
 			}
 			has, runs := state(o, release)
+			runs = runs && o.Report.Maintenance == nil
 			op.warn(n, o, release)
 			install = append(install, Step{
 				What: fmt.Sprintf("put version %s beside %s on %s", release.Version, o.Report.Version, n.Name), Done: has,
 				Do: func(ctx context.Context, say func(string)) error { return c.install(ctx, n.Name, release, rate, say) },
 			})
-			what := fmt.Sprintf("start %s with version %s, on trial until it is ready", n.Name, release.Version)
-			if leads(now, n) {
-				what = "hand over from " + n.Name + ", then " + what
-			}
+			what := startStep(c.Plan, now, n, release.Version)
 			start = append(start, Step{What: what, Done: runs, Do: func(ctx context.Context, say func(string)) error {
 				return r.try(ctx, n, release, say)
 			}})
@@ -57,6 +55,18 @@ func Upgrade(c *Cluster, releases []*Release, names []string, rate int64) Prepar
 		op.Check = func(now overview.Overview) []string { return upgraded(now, nodes, to, r.before) }
 		return op, nil
 	}
+}
+
+// startStep is what the start of a node with a version comes to.
+func startStep(p *plan.Plan, now overview.Overview, n plan.Node, version string) string {
+	what := fmt.Sprintf("start %s with version %s, on trial until it is ready", n.Name, version)
+	if len(uncarried(p, now, n)) == 0 {
+		what += ", in maintenance the while"
+	}
+	if leads(now, n) && len(p.DatabaseNodes(n.Site)) > 1 {
+		what = "hand over from " + n.Name + ", then " + what
+	}
+	return what
 }
 
 func title(nodes []plan.Node, to map[string]*Release) string {
@@ -92,7 +102,7 @@ func notUpgradable(o overview.Node, to *Release) string {
 		return o.Name + ": " + o.Problem
 	case o.Report.Versions == nil:
 		return o.Name + " tells of no versions: its image is too old to be upgraded in place"
-	case o.Report.State != status.Ready && o.Report.State != status.Degraded && o.Report.Version != to.Version:
+	case o.Report.State != status.Ready && o.Report.State != status.Degraded && o.Report.State != status.Maintenance && o.Report.Version != to.Version:
 		return fmt.Sprintf("%s is %s", o.Name, o.Report.State)
 	case o.Report.Trial && o.Report.Version != to.Version:
 		return fmt.Sprintf("%s runs version %s on trial, which is not over", o.Name, o.Report.Version)
@@ -173,14 +183,9 @@ func upgradeOrder(p *plan.Plan, now overview.Overview, names []string) ([]plan.N
 
 // try starts a node with a version that it has.
 func (r *restarter) try(ctx context.Context, n plan.Node, to *Release, say func(string)) error {
-	if err := r.relieve(ctx, n, say); err != nil {
-		return err
-	}
-	var restart versions.Restart
-	if err := r.c.Act(ctx, n.Name, versions.TryAction, versions.TryArgs{Version: to.Version, Manifest: to.Manifest()}, &restart, say); err != nil {
-		return err
-	}
-	return r.arrive(ctx, n.Name, to.Version, r.before, say)
+	return r.around(ctx, n, to.Version, func(ctx context.Context) error {
+		return r.c.Act(ctx, n.Name, versions.TryAction, versions.TryArgs{Version: to.Version, Manifest: to.Manifest()}, &versions.Restart{}, say)
+	}, say)
 }
 
 // upgraded is what is missing until all nodes run what they should.
@@ -190,6 +195,9 @@ func upgraded(now overview.Overview, nodes []plan.Node, to map[string]*Release, 
 		text, err := arrived(o, to[n.Name].Version, before)
 		if err != nil {
 			text = err.Error()
+		}
+		if text == "" && o.Report.Maintenance != nil {
+			text = n.Name + " is in maintenance"
 		}
 		if text != "" {
 			missing = append(missing, text)

@@ -19,17 +19,22 @@ import (
 )
 
 func TestARollingUpgradeGoesOneAtATimeAndThePrimaryLast(t *testing.T) {
-	w := newWorld(t)
+	w := newFleet(t)
 	result, said, err := w.do(t, Upgrade(w.cluster(t), w.releases(t, "v2", ""), nil, 0))
 	if err != nil || !result.Verified {
 		t.Fatalf("%v\n%s", err, said)
 	}
-	want := []string{"a-lb1 starts v2", "a-db2 starts v2", "a-db2 leads", "a-db1 starts v2"}
+	want := []string{
+		"a-lb1 starts v2", // the only balancer has nobody to stand in for it
+		"a-db2 maintenance true", "a-db2 starts v2", "a-db2 maintenance false",
+		"a-db3 maintenance true", "a-db3 starts v2", "a-db3 maintenance false",
+		"a-db2 leads", "a-db1 maintenance true", "a-db1 starts v2", "a-db1 maintenance false",
+	}
 	if got := w.told(); !slices.Equal(got, want) {
 		t.Errorf("%q, want %q", got, want)
 	}
 	// A connection is lost in the middle; base and kernel are sent to nobody, and nothing twice.
-	if w.cuts != 0 || !strings.Contains(said, "trying again") || w.taken > 3*301_000 {
+	if w.cuts != 0 || !strings.Contains(said, "trying again") || w.taken > 4*301_000 {
 		t.Errorf("%d cuts left, %d bytes taken\n%s", w.cuts, w.taken, said)
 	}
 	result, said, err = w.do(t, Upgrade(w.cluster(t), w.releases(t, "v2", ""), nil, 0))
@@ -39,7 +44,7 @@ func TestARollingUpgradeGoesOneAtATimeAndThePrimaryLast(t *testing.T) {
 }
 
 func TestAnUpgradeEndsAtTheFirstNodeThatGoesBackAndGoesOnLater(t *testing.T) {
-	w := newWorld(t)
+	w := newFleet(t)
 	w.broken = map[string]bool{"a-db2": true}
 	result, said, err := w.do(t, Upgrade(w.cluster(t), w.releases(t, "v2", ""), nil, 0))
 	if fault.Of(err) != fault.Failed || !strings.Contains(err.Error(), "version v2 did not come up on a-db2, which has gone back to v1 by itself: it did not get as far as its agent") {
@@ -51,14 +56,17 @@ func TestAnUpgradeEndsAtTheFirstNodeThatGoesBackAndGoesOnLater(t *testing.T) {
 	if got := w.told(); slices.Contains(got, "a-db1 starts v2") {
 		t.Errorf("it went on: %q", got)
 	}
+	if got := w.told(); !slices.Contains(got, "a-db2 maintenance false") {
+		t.Errorf("it does not take part again: %q", got)
+	}
 	w.broken = nil
-	if result, said, err := w.do(t, Upgrade(w.cluster(t), w.releases(t, "v2", ""), nil, 0)); err != nil || result.Steps[3].Outcome != Already {
+	if result, said, err := w.do(t, Upgrade(w.cluster(t), w.releases(t, "v2", ""), nil, 0)); err != nil || result.Steps[4].Outcome != Already {
 		t.Errorf("run again: %v\n%s", err, said)
 	}
 }
 
 func TestAVersionThatIsNeverReadyIsAbandoned(t *testing.T) {
-	w := newWorld(t)
+	w := newFleet(t)
 	w.stuck = map[string]bool{"a-lb1": true}
 	c := w.cluster(t)
 	r := newRestarter(c)
@@ -80,7 +88,7 @@ func TestAVersionThatIsNeverReadyIsAbandoned(t *testing.T) {
 }
 
 func TestARollbackGoesToTheVersionBeforeAndEndsAFailedTrial(t *testing.T) {
-	w := newWorld(t)
+	w := newFleet(t)
 	if _, _, err := w.do(t, Rollback(w.cluster(t), "a-lb1")); err == nil || !strings.Contains(err.Error(), "no other version") {
 		t.Errorf("nothing to go back to: %v", err)
 	}
@@ -109,7 +117,7 @@ func TestARollbackGoesToTheVersionBeforeAndEndsAFailedTrial(t *testing.T) {
 }
 
 func TestAFactoryResetIsRefusedWhereTheClusterCountsOnTheData(t *testing.T) {
-	w := newWorld(t)
+	w := newFleet(t)
 	for name, want := range map[string]string{"a-db1": "votes in the site's etcd", "a-lb1": "votes in the site's etcd"} {
 		if _, _, err := w.do(t, FactoryReset(w.cluster(t), name, true)); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v", name, err)
@@ -123,19 +131,19 @@ func TestAFactoryResetIsRefusedWhereTheClusterCountsOnTheData(t *testing.T) {
 	if result, said, err := w.do(t, FactoryReset(w.cluster(t), "a-db1", false)); err != nil || !result.Verified {
 		t.Errorf("%v\n%s", err, said)
 	}
-	if got := w.told(); !slices.Equal(got, []string{"a-db2 leads", "a-db1 starts v1"}) {
+	if got := w.told(); !slices.Equal(got, []string{"a-db2 leads", "a-db1 maintenance true", "a-db1 starts v1", "a-db1 maintenance false"}) {
 		t.Errorf("%q", got)
 	}
 	w.plan.Sites[0].Consensus = []string{"a-db1", "a-db2"}
 	w.plan.Generation++
-	w = newWorldOf(t, w.Cluster)
+	w = newFleetOf(t, w.Cluster)
 	if result, said, err := w.do(t, FactoryReset(w.cluster(t), "a-lb1", true)); err != nil || !result.Verified || w.machines["a-lb1"].reset != "data" {
 		t.Errorf("%v\n%s", err, said)
 	}
 }
 
 func TestAnImageThatDoesNotFitIsRefused(t *testing.T) {
-	w := newWorld(t)
+	w := newFleet(t)
 	for why, c := range map[string]struct {
 		names []string
 		roles []string
@@ -178,7 +186,7 @@ func TestAnImageThatDoesNotFitIsRefused(t *testing.T) {
 }
 
 // do runs an operation, fast, and says yes.
-func (w *world) do(t *testing.T, prepare Prepare) (*Result, string, error) {
+func (w *fleet) do(t *testing.T, prepare Prepare) (*Result, string, error) {
 	t.Helper()
 	var lines []string
 	runner := &Runner{
@@ -189,7 +197,7 @@ func (w *world) do(t *testing.T, prepare Prepare) (*Result, string, error) {
 	return result, strings.Join(lines, "\n"), err
 }
 
-func (w *world) versions(t *testing.T, node string) string {
+func (w *fleet) versions(t *testing.T, node string) string {
 	t.Helper()
 	now, err := w.cluster(t).Look(t.Context())
 	if err != nil {

@@ -13,6 +13,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -33,12 +34,13 @@ import (
 	"github.com/slipwayhq/slipway/firstboot/plan"
 	"github.com/slipwayhq/slipway/firstboot/role/database"
 	"github.com/slipwayhq/slipway/firstboot/status"
+	"github.com/slipwayhq/slipway/firstboot/steps"
 	"github.com/slipwayhq/slipway/firstboot/versions"
 )
 
-// world is a cluster whose agents are real as far as their API and their versions go: TLS on the
+// fleet is a cluster whose agents are real as far as their API and their versions go: TLS on the
 // loopback, boot partitions in memory. GRUB, the init and Patroni are played.
-type world struct {
+type fleet struct {
 	*membertest.Cluster
 	plan     *plan.Plan
 	mu       sync.Mutex
@@ -54,35 +56,43 @@ type world struct {
 
 // machine is a node.
 type machine struct {
-	w       *world
+	w       *fleet
 	name    string
 	node    *node.Node
 	store   *versions.Store
 	esp     *memory
 	reset   string
+	resting *node.Maintenance
 	since   time.Time
 	service *peers.Service
 }
 
-func newWorld(t *testing.T) *world {
+func newFleet(t *testing.T) *fleet {
 	t.Helper()
-	return newWorldOf(t, membertest.New(t))
+	return newFleetOf(t, membertest.New(t))
 }
 
-func newWorldOf(t *testing.T, c *membertest.Cluster) *world {
+func newFleetOf(t *testing.T, c *membertest.Cluster) *fleet {
 	t.Helper()
-	w := &world{Cluster: c, plan: &c.Plan, houses: map[string]string{}, machines: map[string]*machine{}, leader: "a-db1", cuts: 1}
-	for _, n := range c.Plan.Nodes {
+	if len(c.Plan.Nodes) == 3 {
+		// A third database, so that one can be in maintenance.
+		third := c.Plan.Nodes[1]
+		third.Name, third.Address = "a-db3", netip.MustParseAddr("127.0.0.4")
+		third.Addresses = []netip.Prefix{netip.PrefixFrom(third.Address, 8)}
+		c.Plan.Nodes = append(c.Plan.Nodes, third)
+	}
+	w := &fleet{Cluster: c, plan: &c.Plan, houses: map[string]string{}, machines: map[string]*machine{}, leader: "a-db1", cuts: 1}
+	for _, n := range w.plan.Nodes {
 		w.machines[n.Name] = w.machine(t, n)
 	}
 	return w
 }
 
-func (w *world) tell(format string, args ...any) {
+func (w *fleet) tell(format string, args ...any) {
 	w.story = append(w.story, fmt.Sprintf(format, args...))
 }
 
-func (w *world) told() []string {
+func (w *fleet) told() []string {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return slices.Clone(w.story)
@@ -91,7 +101,7 @@ func (w *world) told() []string {
 var kernel = bytes.Repeat([]byte("kernel "), 100_000)
 
 // disk is an image of a role. Versions differ in their config layer, and in PostgreSQL if asked for.
-func (w *world) disk(t *testing.T, role, version, postgres string, damage func(name string, b []byte) []byte) *disk.Image {
+func (w *fleet) disk(t *testing.T, role, version, postgres string, damage func(name string, b []byte) []byte) *disk.Image {
 	t.Helper()
 	var files []disk.File
 	add := func(name string, b []byte) {
@@ -132,7 +142,7 @@ func (w *world) disk(t *testing.T, role, version, postgres string, damage func(n
 func sound(_ string, b []byte) []byte { return b }
 
 // releases are images of all roles, of different formats.
-func (w *world) releases(t *testing.T, version, postgres string) []*Release {
+func (w *fleet) releases(t *testing.T, version, postgres string) []*Release {
 	t.Helper()
 	if postgres == "" {
 		postgres = "17"
@@ -184,7 +194,7 @@ func (m *memory) Forget()      {}
 func (m *memory) Close() error { return nil }
 
 // machine powers on a node with version v1.
-func (w *world) machine(t *testing.T, n plan.Node) *machine {
+func (w *fleet) machine(t *testing.T, n plan.Node) *machine {
 	t.Helper()
 	im := w.disk(t, n.Role, "v1", "17", sound)
 	m := &machine{w: w, name: n.Name, esp: &memory{content: make([]byte, 40<<20)}, since: time.Now()}
@@ -259,6 +269,19 @@ func (m *machine) actions() []actions.Action {
 		}
 		list = append(list, a)
 	}
+	list = append(list, actions.Action{Name: steps.Maintenance.Name, Run: func(_ context.Context, _ *actions.Env, args json.RawMessage) (any, error) {
+		var a steps.MaintenanceArgs
+		if err := actions.Decode(args, &a); err != nil {
+			return nil, err
+		}
+		m.w.mu.Lock()
+		defer m.w.mu.Unlock()
+		if m.resting = nil; a.On {
+			m.resting = &node.Maintenance{By: "ann@desk"}
+		}
+		m.w.tell("%s maintenance %v", m.name, a.On)
+		return nil, nil
+	}})
 	return append(list, actions.Action{Name: database.Switchover.Name, Run: func(_ context.Context, _ *actions.Env, args json.RawMessage) (any, error) {
 		var a database.SwitchoverArgs
 		if err := actions.Decode(args, &a); err != nil {
@@ -327,20 +350,28 @@ func (m *machine) report() status.Report {
 	}
 	lag := int64(0)
 	d := &status.Database{Scope: "shop-a"}
-	for _, name := range []string{"a-db1", "a-db2"} {
+	for _, name := range []string{"a-db1", "a-db2", "a-db3"} {
 		v := status.DatabaseMember{Node: name, Role: "sync_standby", State: "streaming", Timeline: 1, Lag: &lag}
 		if name == w.leader {
 			v.Role, v.State = "leader", "running"
 		}
+		v.NoFailover = w.machines[name].resting != nil
 		d.Members = append(d.Members, v)
 	}
-	c := &status.Cluster{Name: w.plan.Cluster, ID: w.plan.ID, Node: m.name, Site: "a", Database: d}
+	etcd := &status.Consensus{Quorum: true}
+	for _, name := range w.plan.Sites[0].Consensus {
+		etcd.Members = append(etcd.Members, status.ConsensusMember{Node: name, Healthy: true})
+	}
+	c := &status.Cluster{Name: w.plan.Cluster, ID: w.plan.ID, Node: m.name, Site: "a", Database: d, Consensus: etcd}
 	if m.name == "a-lb1" {
 		c.Database, c.VIPs = nil, []status.VIP{{Name: "db", Address: "127.0.0.10", Held: true}}
 		c.Backends = []status.Backend{{Name: "read-write", Server: w.leader, Up: true}}
 	}
 	r := status.Report{Format: status.Format, State: status.Ready, Since: m.since, Role: m.node.Role.Name, Version: m.node.Boot.Version,
 		Trial: m.node.Boot.Trial, Versions: list, Cluster: c, Reset: m.reset}
+	if r.Maintenance = m.resting; m.resting != nil {
+		r.State = status.Maintenance
+	}
 	if m.node.Boot.Trial {
 		r.State = status.Converging
 		r.Steps = []status.Step{{Name: "role", State: status.Running, WaitingFor: "waits for ever"}}
@@ -349,7 +380,7 @@ func (m *machine) report() status.Report {
 }
 
 // cluster is the way there for an administrator.
-func (w *world) cluster(t *testing.T) *Cluster {
+func (w *fleet) cluster(t *testing.T) *Cluster {
 	return &Cluster{Plan: w.plan, Dial: w.dial, TLS: func(right string) (tls.Certificate, *x509.CertPool, error) {
 		pair, err := w.Authority.IssueAdmin(right, "ann@desk", w.Begins)
 		if err != nil {
@@ -360,7 +391,7 @@ func (w *world) cluster(t *testing.T) *Cluster {
 	}}
 }
 
-func (w *world) dial(ctx context.Context, network, address string) (net.Conn, error) {
+func (w *fleet) dial(ctx context.Context, network, address string) (net.Conn, error) {
 	host, _, err := net.SplitHostPort(address)
 	if err != nil {
 		return nil, err
@@ -372,7 +403,7 @@ func (w *world) dial(ctx context.Context, network, address string) (net.Conn, er
 // fragile is a connection that is lost after many bytes, if one is still to be.
 type fragile struct {
 	net.Conn
-	w *world
+	w *fleet
 	n int
 }
 
