@@ -54,6 +54,9 @@ func TestOrders(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if err := os.MkdirAll(labtest.OutDir(t), 0o755); err != nil {
+		t.Fatal(err)
+	}
 	path := filepath.Join(labtest.OutDir(t), "orders.json")
 	if err := os.WriteFile(path, out, 0o644); err != nil {
 		t.Fatal(err)
@@ -92,7 +95,7 @@ const emulated = "{ttl: 30, loop_wait: 10, retry_timeout: 10, primary_start_time
 
 func (o order) tell(t *testing.T) figures {
 	text, err := topology.Starter{
-		File: "cluster.yaml", Name: "orders", Subnet: netip.MustParsePrefix("10.77.5.0/24"), Databases: 3, Balancers: 2, Database: "app",
+		File: "cluster.yaml", Name: "orders", Subnet: netip.MustParsePrefix("10.77.5.0/24"), Databases: 3, Balancers: 2, Database: "app", RouterID: 51,
 		DNS: []netip.Addr{netip.MustParseAddr("10.77.5.1")}, NTP: []string{"10.77.5.1"},
 	}.Text()
 	if err != nil {
