@@ -33,9 +33,9 @@ bench: setup bin/slipway
 fuzz:
 	qemu-tests/fuzz-all $(or $(FUZZTIME),30s)
 
-## make long         the cluster stories that take an hour: two sites, five orders of power-on with figures
+## make long         the cluster stories that take hours: two sites, orders of power-on with figures, upgrades, a drill
 long: setup bin/slipway
-	$(GO) test -tags long -run 'TestPostgresHA|TestOrders' -timeout 3h -v ./qemu-tests/cluster
+	$(GO) test -tags long -p 1 -run 'TestPostgresHA|TestOrders|TestUpgrade|TestThePair' -timeout 3h -v ./qemu-tests/cluster ./qemu-tests/drill/short
 
 DRILL_CLUSTER ?= examples/postgres-ha/cluster.yaml
 DRILL_ROUNDS  ?= 10
@@ -60,7 +60,7 @@ drill: setup bin/slipway
 lint:
 	@fmt=$$(gofmt -l cmd builder firstboot internal qemu-tests); [ -z "$$fmt" ] || { echo "gofmt: $$fmt"; exit 1; }
 	$(GO) vet ./...
-	$(GO) vet -tags long ./qemu-tests/cluster
+	$(GO) vet -tags long ./qemu-tests/cluster ./qemu-tests/drill/short
 
 setup:
 	@qemu-tests/setup
