@@ -177,7 +177,8 @@ type run struct {
 func (r *run) rounds(ctx context.Context) error {
 	r.source.settled = r.settleDevices(ctx)
 	for {
-		local, tasks, online := steps.Local(r.source.find, r.membership), steps.Cluster(r.membership, r.among, r.ask), steps.Online(steps.Confirmer{})
+		local, tasks := steps.Local(r.source.find, r.membership), steps.Cluster(r.membership, r.among, r.ask)
+		online := steps.Online(steps.Confirmer{Missing: func() string { return r.unfinished(tasks) }})
 		all := slices.Clone(local)
 		r.essential = []string{"membership", "role"}
 		for _, task := range tasks {

@@ -71,6 +71,21 @@ func (r *run) trial() {
 	}
 }
 
+// unfinished says which tasks have not come to their end yet; "" if all have.
+func (r *run) unfinished(tasks []steps.Task) string {
+	var names []string
+	report := r.tracker.Report()
+	for _, task := range tasks {
+		if !slices.ContainsFunc(report.Steps, func(s status.Step) bool { return s.Name == task.Name() && s.State == status.Done }) {
+			names = append(names, task.Name())
+		}
+	}
+	if names == nil {
+		return ""
+	}
+	return "the version counts as good once these are done: " + strings.Join(names, ", ")
+}
+
 // begun starts every task.
 func (r *run) begun(ctx context.Context, beside *sync.WaitGroup, tasks []steps.Task) {
 	done := map[string]chan struct{}{}

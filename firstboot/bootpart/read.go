@@ -163,8 +163,10 @@ func (v *Volume) claim(e *Entry) error {
 	if need > 0 && c < chainEnd {
 		v.leftover.tails = append(v.leftover.tails, e.chain[need-1])
 	}
-	if need == 0 {
-		return bad("/%s: an empty file has clusters", e.Path)
+	// An empty file that has clusters is odd and not ours; it keeps them.
+	for ; need == 0 && v.valid(c) && !v.owner[c]; c = v.table[c] & mask {
+		e.chain = append(e.chain, c)
+		v.owner[c] = true
 	}
 	return nil
 }

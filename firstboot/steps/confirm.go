@@ -2,6 +2,7 @@ package steps
 
 import (
 	"context"
+	"time"
 
 	"github.com/slipwayhq/slipway/builder/boot/grubenv"
 	"github.com/slipwayhq/slipway/firstboot/node"
@@ -11,11 +12,18 @@ import (
 // Confirmer tells GRUB that the running version works, once its role does. It
 // asks nothing of the metadata: a mistake there is no reason to go back to an
 // older version.
-type Confirmer struct{}
+type Confirmer struct {
+	// Missing says what has yet to come up beside the steps, in a clause; "" is nothing.
+	// A nil func is the same.
+	Missing func() string
+}
+
+// confirmPause is the time between two looks at what is missing.
+const confirmPause = time.Second
 
 func (Confirmer) Name() string { return "confirm" }
 
-func (Confirmer) Apply(ctx context.Context, n *node.Node) error {
+func (c Confirmer) Apply(ctx context.Context, n *node.Node) error {
 	if n.Boot.Version == "" {
 		return nil // not started by the appliance's init, so there is nothing to confirm
 	}
@@ -26,6 +34,10 @@ func (Confirmer) Apply(ctx context.Context, n *node.Node) error {
 	running := n.Boot.Version
 	switch {
 	case env.OnTrial(running):
+		// Without the cluster's part, a version that cannot read the database would pass for good.
+		if err := c.complete(ctx, n); err != nil {
+			return err
+		}
 	case env.Failed():
 		n.Warn("", "", "version %s did not come up in %d starts; this is version %s, which worked before: %s",
 			env.Try, grubenv.Tries, running, versions.Failure(n, env.Try))
@@ -38,5 +50,21 @@ func (Confirmer) Apply(ctx context.Context, n *node.Node) error {
 	}
 	n.Boot.Trial = false
 	n.Changed("version %s is the one to start from now on", running)
+	return nil
+}
+
+// complete waits until nothing is missing any more.
+func (c Confirmer) complete(ctx context.Context, n *node.Node) error {
+	for c.Missing != nil {
+		missing := c.Missing()
+		if missing == "" {
+			n.Waiting("")
+			return nil
+		}
+		n.Waiting("%s", missing)
+		if !node.Sleep(ctx, confirmPause) {
+			return ctx.Err()
+		}
+	}
 	return nil
 }
