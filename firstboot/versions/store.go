@@ -27,8 +27,9 @@ import (
 // Store is the versions of a node.
 type Store struct {
 	node *node.Node
-	// open opens the boot partition; a test has its own.
-	open func() (Partition, error)
+	// open opens the boot partition for changes, peek only to be read: udev looks a device over each time
+	// that somebody closes it who might have written to it.
+	open, peek func() (Partition, error)
 
 	mu    sync.Mutex // one at a time
 	offer *Image     // what blobs are taken for
@@ -45,19 +46,20 @@ type Partition interface {
 
 // New is the versions of a node; nil opens the real boot partition.
 func New(n *node.Node, open func() (Partition, error)) *Store {
-	s := &Store{node: n, open: open}
+	s := &Store{node: n, open: open, peek: open}
 	if open == nil {
-		s.open = s.device
+		s.open = func() (Partition, error) { return s.device(os.O_RDWR) }
+		s.peek = func() (Partition, error) { return s.device(os.O_RDONLY) }
 	}
 	return s
 }
 
 // device opens the partition that the init booted from.
-func (s *Store) device() (Partition, error) {
+func (s *Store) device(flag int) (Partition, error) {
 	if s.node.Boot.ESP == "" {
 		return nil, fault.New(fault.Missing, "this node was not started by the appliance's init: it has no versions")
 	}
-	f, err := os.OpenFile(s.node.Path(s.node.Boot.ESP), os.O_RDWR, 0)
+	f, err := os.OpenFile(s.node.Path(s.node.Boot.ESP), flag, 0)
 	if err != nil {
 		return nil, err
 	}
@@ -78,8 +80,10 @@ func (p *partition) Size() int64 { return p.size }
 func (p *partition) Forget()     { unix.Fadvise(int(p.Fd()), 0, 0, unix.FADV_DONTNEED) }
 
 // with opens the boot partition for one piece of work.
-func (s *Store) with(do func(v *bootpart.Volume, p Partition) error) error {
-	p, err := s.open()
+func (s *Store) with(do func(v *bootpart.Volume, p Partition) error) error { return work(s.open, do) }
+
+func work(open func() (Partition, error), do func(v *bootpart.Volume, p Partition) error) error {
+	p, err := open()
 	if err != nil {
 		return err
 	}
@@ -145,7 +149,7 @@ func (s *Store) List() (list []status.Version, err error) {
 	if err != nil {
 		return nil, err
 	}
-	err = s.with(func(v *bootpart.Volume, _ Partition) error {
+	err = work(s.peek, func(v *bootpart.Volume, _ Partition) error {
 		for _, e := range v.List("images") {
 			if e.Dir {
 				list = append(list, s.describe(v, path.Base(e.Path), env))

@@ -11,7 +11,6 @@ import (
 
 	"github.com/slipwayhq/slipway/builder/boot/bootfacts"
 	"github.com/slipwayhq/slipway/builder/boot/grubenv"
-	"github.com/slipwayhq/slipway/firstboot/bootpart"
 	"github.com/slipwayhq/slipway/firstboot/node"
 	"github.com/slipwayhq/slipway/firstboot/status"
 	"github.com/slipwayhq/slipway/internal/atomicfile"
@@ -187,8 +186,3 @@ func Failure(n *node.Node, version string) string {
 }
 
 func oneLine(text string) string { return strings.Join(strings.Fields(text), " ") }
-
-// Tidy takes back what power cuts left on the boot partition.
-func (s *Store) Tidy() error {
-	return s.with(func(v *bootpart.Volume, _ Partition) error { return v.Tidy() })
-}

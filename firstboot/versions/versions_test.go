@@ -210,6 +210,21 @@ type memoryDisk struct {
 	content []byte
 	left    int
 	ops     int
+	undo    []write
+}
+
+// write is what stood somewhere before it was written over.
+type write struct {
+	off int64
+	old []byte
+}
+
+// back undoes all that was written since the last time.
+func (d *memoryDisk) back() {
+	for _, w := range slices.Backward(d.undo) {
+		copy(d.content[w.off:], w.old)
+	}
+	d.undo = nil
 }
 
 func (d *memoryDisk) ReadAt(p []byte, off int64) (int, error) {
@@ -222,6 +237,7 @@ func (d *memoryDisk) WriteAt(p []byte, off int64) (int, error) {
 	}
 	d.left--
 	d.ops++
+	d.undo = append(d.undo, write{off, bytes.Clone(d.content[off : off+int64(len(p))])})
 	return copy(d.content[off:], p), nil
 }
 
@@ -377,10 +393,11 @@ func TestAPowerCutAtAnyStepOfAnUpgradeLeavesTheOldVersionsAndTheUpgradeGoesOn(t 
 	if _, err := os.Stat(whole.store.upperDir("v1")); !os.IsNotExist(err) {
 		t.Error("what v1 wrote is still there")
 	}
-	ready := prepared()
-	before := bytes.Clone(ready.disk.content)
+	m := prepared()
+	m.disk.undo = nil
 	for at := range whole.disk.ops {
-		m := &machine{node: ready.node, disk: &memoryDisk{content: bytes.Clone(before), left: at}}
+		m.disk.back()
+		m.disk.left = at
 		m.on()
 		if err := m.upgrade(v4); !errors.Is(err, errPower) {
 			t.Fatalf("cut at %d: %v", at, err)
