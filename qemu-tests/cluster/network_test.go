@@ -143,7 +143,7 @@ func TestAnOrdinaryUserRunsALab(t *testing.T) {
 		u.ssh("db1", "until timedatectl show --property=NTPSynchronized --value | grep -qx yes; do sleep 1; done")
 	})
 	u.part("the exit status of a command comes through", func(u *user) {
-		u.fails(7, "ssh", "cluster.yaml", "-i", "key", "db1", "--", "exit 7")
+		u.fails(7, "ssh", "cluster.yaml", "-l", "ops", "-i", "key", "db1", "--", "exit 7")
 	})
 	u.part("the screen and the console show the node", func(u *user) {
 		picture, err := png.Decode(strings.NewReader(u.runs("screenshot", "cluster.yaml", "db1", "-o", "-")))
@@ -154,7 +154,7 @@ func TestAnOrdinaryUserRunsALab(t *testing.T) {
 	})
 	u.part("a blocked node is out of reach until it is not", func(u *user) {
 		u.order(daemon.Block, "lb1")
-		u.fails(1, "ssh", "cluster.yaml", "-i", "key", "db1", "--", "ping -c 1 -W 2 10.77.1.21")
+		u.fails(1, "ssh", "cluster.yaml", "db1", "--", "ping -c 1 -W 2 10.77.1.21")
 		u.order(daemon.Unblock, "lb1")
 		u.ssh("db1", "ping -c 1 -w 30 10.77.1.21")
 	})

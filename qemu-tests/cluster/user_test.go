@@ -191,7 +191,7 @@ func (u *user) fails(want int, args ...string) string {
 // ssh runs a command on a node that must succeed.
 func (u *user) ssh(node, command string) string {
 	u.Helper()
-	return u.runs("ssh", "cluster.yaml", "-i", "key", node, "--", command)
+	return u.runs("ssh", "cluster.yaml", node, "--", command)
 }
 
 // order asks the daemon for what has no command.
