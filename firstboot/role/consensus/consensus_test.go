@@ -17,7 +17,7 @@ func TestMain(m *testing.M) { roletest.Main(m) }
 // startAll configures and starts members, each as a node does, and waits for all.
 func startAll(t *testing.T, nodes ...*roletest.Node) {
 	t.Helper()
-	ctx, stop := context.WithTimeout(t.Context(), time.Minute)
+	ctx, stop := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer stop()
 	done := make(chan error, len(nodes))
 	for _, n := range nodes {

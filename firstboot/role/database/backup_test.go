@@ -72,7 +72,7 @@ func raise(t *testing.T, k *kept) {
 func (k *kept) observed(t *testing.T, s *backup.Start, want func(*status.Backup) bool) status.Backup {
 	t.Helper()
 	told := ""
-	for deadline := time.Now().Add(7 * time.Minute); ; time.Sleep(300 * time.Millisecond) {
+	for deadline := time.Now().Add(patience); ; time.Sleep(300 * time.Millisecond) {
 		c := status.Cluster{Node: "a-keep"}
 		err := s.Observe(t.Context(), k.keeper.Node.Node, &c)
 		if err == nil && c.Backup != nil && want(c.Backup) {
@@ -113,7 +113,7 @@ func (n *running) archivedAll(t *testing.T) {
 	// A file in which nothing stands is not switched.
 	n.sql(t, "SELECT pg_logical_emit_message(true, 'test', 'x')")
 	file := n.sql(t, "SELECT pg_walfile_name(pg_switch_wal())")
-	for deadline := time.Now().Add(2 * time.Minute); ; time.Sleep(300 * time.Millisecond) {
+	for deadline := time.Now().Add(patience); ; time.Sleep(300 * time.Millisecond) {
 		a, err := archiver(t.Context(), n.Node.Node.Node)
 		if err == nil && a.LastWAL >= file {
 			return
@@ -169,7 +169,7 @@ func (k *kept) restore(t *testing.T, target string) *Restore {
 	}
 	for _, n := range k.databases() {
 		for range 2 {
-			limited, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+			limited, cancel := context.WithTimeout(t.Context(), patience)
 			err := TakePart(limited, n.Node.Node.Node)
 			cancel()
 			if err != nil {
@@ -281,7 +281,7 @@ func gapIsToldAndMended(t *testing.T, k *kept) {
 	t.Helper()
 	k.keeper.StopUnit(backup.Unit)
 	var a status.Archiver
-	for deadline := time.Now().Add(3 * time.Minute); len(a.Dropped) == 0; time.Sleep(200 * time.Millisecond) {
+	for deadline := time.Now().Add(patience); len(a.Dropped) == 0; time.Sleep(200 * time.Millisecond) {
 		k.first.write(t, 10)
 		k.first.sql(t, "SELECT pg_switch_wal()")
 		var err error
@@ -298,7 +298,7 @@ func gapIsToldAndMended(t *testing.T, k *kept) {
 	if err := (&backup.Start{}).Apply(t.Context(), k.keeper.Node.Node); err != nil {
 		t.Fatal(err)
 	}
-	for deadline := time.Now().Add(2 * time.Minute); ; time.Sleep(300 * time.Millisecond) {
+	for deadline := time.Now().Add(patience); ; time.Sleep(300 * time.Millisecond) {
 		if _, err := backup.Make(t.Context(), k.keeper.Node.Node, "full"); err == nil {
 			break
 		} else if time.Now().After(deadline) {

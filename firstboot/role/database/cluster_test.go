@@ -58,10 +58,13 @@ func (n *running) part(ctx context.Context) error {
 	return n.start.Apply(ctx, n.Node.Node.Node)
 }
 
+// patience bounds every wait: machines that test are busy.
+const patience = 7 * time.Minute
+
 // all waits until all nodes have taken their parts.
 func all(t *testing.T, nodes ...*running) {
 	t.Helper()
-	ctx, stop := context.WithTimeout(t.Context(), 2*time.Minute)
+	ctx, stop := context.WithTimeout(t.Context(), patience)
 	defer stop()
 	var wg sync.WaitGroup
 	for _, n := range nodes {
@@ -82,7 +85,7 @@ func all(t *testing.T, nodes ...*running) {
 // healthy waits until a node's report tells of no problem.
 func (n *running) healthy(t *testing.T) status.Database {
 	t.Helper()
-	for deadline := time.Now().Add(time.Minute); ; time.Sleep(200 * time.Millisecond) {
+	for deadline := time.Now().Add(patience); ; time.Sleep(200 * time.Millisecond) {
 		var c status.Cluster
 		err := n.start.Observe(t.Context(), n.Node.Node.Node, &c)
 		if err == nil {
@@ -277,7 +280,7 @@ func parametersFollowThePlan(t *testing.T, nodes []*running) {
 	all(t, nodes...)
 	for setting, want := range map[string]string{"max_slot_wal_keep_size": "2GB", "idle_in_transaction_session_timeout": "1min"} {
 		got := ""
-		for deadline := time.Now().Add(30 * time.Second); got != want && time.Now().Before(deadline); time.Sleep(200 * time.Millisecond) {
+		for deadline := time.Now().Add(patience); got != want && time.Now().Before(deadline); time.Sleep(200 * time.Millisecond) {
 			got = nodes[0].sql(t, "SHOW "+setting)
 		}
 		if got != want {
@@ -341,7 +344,7 @@ func anotherLeads(t *testing.T, old *running, others ...*running) {
 		if err != nil && c.Database != nil && roles(*c.Database)[leader] == 1 && strings.Contains(err.Error(), old.Member.Self.Name) {
 			break
 		}
-		if time.Since(begun) > time.Minute {
+		if time.Since(begun) > patience {
 			t.Fatalf("nobody leads: %v, %+v\n%s\n%s\n%s", err, c.Database, old.Log(Unit), others[0].Log(Unit), others[1].Log(Unit))
 		}
 		time.Sleep(200 * time.Millisecond)

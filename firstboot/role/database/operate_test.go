@@ -31,7 +31,7 @@ func (n *running) switchover(t *testing.T, from, to *running) (*SwitchoverResult
 // until waits for what a node tells of the database cluster.
 func (n *running) until(t *testing.T, what string, is func(status.Database) bool) {
 	t.Helper()
-	for deadline := time.Now().Add(time.Minute); ; time.Sleep(200 * time.Millisecond) {
+	for deadline := time.Now().Add(patience); ; time.Sleep(200 * time.Millisecond) {
 		rest, err := dial(n.Member)
 		if err != nil {
 			t.Fatal(err)
