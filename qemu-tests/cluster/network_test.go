@@ -98,7 +98,17 @@ func TestAnOrdinaryUserRunsALab(t *testing.T) {
 		t.Fatal(err)
 	}
 	u.part("status shows the cluster, once or until Ctrl-C, for people and for programs", func(u *user) {
-		text := u.runs("status", "cluster.yaml")
+		// What a node says of its virtual addresses is some seconds old.
+		var text string
+		for deadline := time.Now().Add(readyTime); ; time.Sleep(askAgain) {
+			code, out, said := u.call("status", "cluster.yaml")
+			if text = out; code == 0 {
+				break
+			}
+			if time.Now().After(deadline) {
+				u.Fatalf("status: exit status %d\n%s%s", code, out, said)
+			}
+		}
 		for _, want := range []string{"db1", "leader TL 1", "lb1", "quorum"} {
 			u.says(text, want)
 		}
