@@ -26,7 +26,7 @@ func (g *Gateway) DialContext(ctx context.Context, network, address string) (net
 		if err != nil {
 			return nil, fault.New(fault.Network, "%s: %w", address, err)
 		}
-		return c, nil
+		return &tcpConn{c, net.TCPAddrFromAddrPort(to)}, nil
 	default:
 		c, err := gonet.DialUDP(g.net.Stack, nil, &full, protocolNumber(to.Addr()))
 		if err != nil {
@@ -35,6 +35,15 @@ func (g *Gateway) DialContext(ctx context.Context, network, address string) (net
 		return c, nil
 	}
 }
+
+// tcpConn is a connection that knows whom it led to after it was reset, too:
+// gonet forgets, where connections of the kernel do not, and clients rely on it.
+type tcpConn struct {
+	*gonet.TCPConn
+	remote net.Addr
+}
+
+func (c *tcpConn) RemoteAddr() net.Addr { return c.remote }
 
 // Listen takes TCP connections of guests on one of the gateway's addresses,
 // such as 10.77.1.1:8000.

@@ -272,6 +272,38 @@ func TestPortsThatNobodyServesAreRefused(t *testing.T) {
 	}
 }
 
+func TestAConnectionKnowsWhomItLedToAfterAReset(t *testing.T) {
+	sw, g := lab(t)
+	a := boot(t, sw, "a-db1", 1, "10.77.1.11/24")
+	at := netip.MustParseAddrPort("10.77.1.11:22")
+	l, err := gonet.ListenTCP(a.Stack, fullAddress(at), protocolNumber(at.Addr()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	c, err := g.DialContext(soon(t), "tcp", at.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	theirs, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	// What is closed before it has read all is reset.
+	if _, err := c.Write([]byte("unread")); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(50 * time.Millisecond)
+	theirs.Close()
+	if _, err := io.ReadAll(c); err == nil || !strings.Contains(err.Error(), "reset") {
+		t.Fatalf("not a reset: %v", err)
+	}
+	if got := c.RemoteAddr(); got == nil || got.String() != at.String() {
+		t.Errorf("it led to %v", got)
+	}
+}
+
 func TestADialEndsWithItsContext(t *testing.T) {
 	_, g := lab(t)
 	ctx, cancel := context.WithCancel(t.Context())
