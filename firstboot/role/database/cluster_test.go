@@ -160,6 +160,7 @@ func TestNodesFormAClusterAndAStandbyOfIt(t *testing.T) {
 	clientsThatGoAwayDoNoHarm(t, first, second)
 	rolesAreMadeWhole(t, first)
 	parametersFollowThePlan(t, nodes)
+	aCrashIsNoticedAtOnce(t, first)
 	switchedOver(t, first, second, far)
 	inMaintenance(t, second, first)
 	if _, err := second.switchover(t, second, first); err != nil {
@@ -293,6 +294,34 @@ func parametersFollowThePlan(t *testing.T, nodes []*running) {
 	}
 	if _, err := nodes[1].over(t, nodes[0], "app", "another secret of app", "dbname=app"); err != nil {
 		t.Errorf("a newer seed's password is not in effect: %v", err)
+	}
+}
+
+// aCrashIsNoticedAtOnce kills PostgreSQL. Patroni must look because of that, not when
+// it would have looked anyway: then it says first that all is well.
+func aCrashIsNoticedAtOnce(t *testing.T, primary *running) {
+	file := primary.Path("/" + Unit + ".log")
+	before, err := os.Stat(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pid, _, _ := strings.Cut(primary.Output(t, "cat", dataDir+"/postmaster.pid"), "\n")
+	primary.Output(t, "kill", "-9", pid)
+	noticed, started := -1, -1
+	for deadline := time.Now().Add(patience); started < 0; time.Sleep(200 * time.Millisecond) {
+		log, err := os.ReadFile(file)
+		if err != nil || time.Now().After(deadline) {
+			t.Fatalf("PostgreSQL is not started again: %v\n%s", err, primary.Log(Unit))
+		}
+		noticed = strings.Index(string(log[before.Size():]), "PostgreSQL has ended (process "+pid+")")
+		started = strings.Index(string(log[before.Size():]), "starting primary after failure")
+	}
+	if noticed < 0 || noticed > started {
+		t.Errorf("nobody noticed before Patroni looked by itself:\n%s", primary.Log(Unit))
+	}
+	primary.healthy(t)
+	if got := primary.sql(t, "SELECT pg_is_in_recovery()"); got != "f" {
+		t.Errorf("after its crash the primary's pg_is_in_recovery() is %s", got)
 	}
 }
 
