@@ -5,6 +5,7 @@ import (
 
 	"github.com/slipwayhq/slipway/firstboot/actions"
 	"github.com/slipwayhq/slipway/firstboot/role/backup"
+	"github.com/slipwayhq/slipway/firstboot/role/consensus"
 	"github.com/slipwayhq/slipway/firstboot/role/database"
 	"github.com/slipwayhq/slipway/firstboot/status"
 	"github.com/slipwayhq/slipway/firstboot/steps"
@@ -18,9 +19,11 @@ func (r *run) actions() *actions.Server {
 		After: r.lookNow,
 		Line:  func(text string) { r.tracker.Update(func(*status.Report) {}, text) },
 		Actions: slices.Concat([]actions.Action{
-			database.Switchover,
+			database.Switchover, database.ForgetMember,
 			steps.Maintenance,
 			backup.Backup,
+			consensus.Expel,
+			steps.Take(r.membership), steps.Leave(r.membership),
 		}, database.Restoring, r.versions.Actions(r.lookAtVersions)),
 	}
 }

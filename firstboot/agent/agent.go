@@ -210,6 +210,10 @@ func (r *run) rounds(ctx context.Context) error {
 			continue
 		}
 		r.source.env.NetworkUp = true
+		if m := r.node.Member; m != nil && m.Retired != "" {
+			tasks, online = steps.Serving(m, tasks), nil
+			r.keep(local, tasks)
+		}
 		onlineCtx, stop := context.WithCancel(ctx)
 		ended := make(chan struct{})
 		go func() {
@@ -252,6 +256,18 @@ func (r *run) begin(all []steps.Step) {
 	if r.told {
 		r.tracker.SetState(status.Converging)
 	}
+}
+
+// keep has the report tell of these steps and tasks alone.
+func (r *run) keep(local []steps.Step, tasks []steps.Task) {
+	var names []string
+	for _, s := range local {
+		names = append(names, s.Name())
+	}
+	for _, t := range tasks {
+		names = append(names, t.Name())
+	}
+	r.tracker.Keep(names)
 }
 
 // apply applies one step and reports how it went.

@@ -71,6 +71,12 @@ func advise(r status.Report, addresses []status.Address) []string {
 			"It looks every few seconds and needs no restart.",
 		}
 	}
+	if r.State == status.Removed {
+		return []string{
+			r.Cluster.Why() + ".",
+			"It serves nothing any more. Switch it off and delete its machine.",
+		}
+	}
 	if r.State == status.Starting {
 		return nil
 	}

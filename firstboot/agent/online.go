@@ -260,6 +260,8 @@ func (r *run) judge(report status.Report) verdict {
 	}
 	up := roleUp(report)
 	switch {
+	case r.node.Member != nil && r.node.Member.Retired != "":
+		v.state = status.Removed
 	case r.node.Seed == nil && r.source.trouble == "":
 		v.state = status.Unconfigured // what the role lacks is metadata
 	case !up && r.stuck(report):

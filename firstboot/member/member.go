@@ -35,7 +35,9 @@ type Block struct {
 	Certificates  map[string]Pair `yaml:"certificates"` // by purpose
 	// Secrets are those that the role needs, by name.
 	Secrets map[string]string `yaml:"secrets,omitempty"`
-	Plan    plan.Signed       `yaml:"plan"`
+	// Issue grows whenever the node's certificates or secrets change; 0 are the first.
+	Issue int64       `yaml:"issue,omitempty"`
+	Plan  plan.Signed `yaml:"plan"`
 }
 
 // Pair is a certificate and its private key, both PEM (PKCS #8).
@@ -54,4 +56,8 @@ type Member struct {
 	Removed int64
 	// Expires is when the first of the node's certificates does so.
 	Expires time.Time
+	// Retired says why the node does nothing for its cluster any more; "" as long as it
+	// does. KeepsVote: but for its etcd member, until that was taken out.
+	Retired   string
+	KeepsVote bool
 }

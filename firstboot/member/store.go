@@ -123,6 +123,7 @@ func (s *Store) SavePlan(p *plan.Plan, signed plan.Signed) error {
 func (m *Member) Upgrade(k *Kept) (*Member, error) {
 	m, err := m.upgrade(k.Plan)
 	m, withoutErr := m.upgrade(k.Without)
+	m.judge(m.Plan)
 	return m, errors.Join(err, withoutErr)
 }
 
@@ -140,6 +141,7 @@ func (m *Member) upgrade(signed *plan.Signed) (*Member, error) {
 	upgraded := *m
 	if _, err := p.Node(m.Node); err != nil {
 		upgraded.Newest, upgraded.Removed = *signed, p.Generation
+		upgraded.judge(p)
 		return &upgraded, nil
 	}
 	upgraded.Plan, upgraded.Block.Plan = p, *signed

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net"
+	"slices"
 	"time"
 
 	"github.com/slipwayhq/slipway/firstboot/actions"
@@ -22,6 +23,8 @@ type Cluster struct {
 	// Plan says which nodes there are and where. An operation that makes a newer plan
 	// puts that here.
 	Plan *plan.Plan
+	// Also are nodes that the plan no longer has and that are still reached.
+	Also []plan.Node
 	// Dial reaches the nodes.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 	// TLS gives a certificate with a right, and the cluster's authority (package vault).
@@ -39,7 +42,23 @@ func (c *Cluster) Look(ctx context.Context) (overview.Overview, error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, lookTime)
 	defer cancel()
-	return overview.Gather(ctx, c.Plan, &tls.Config{Certificates: []tls.Certificate{cert}, RootCAs: authorities}, c.Dial), nil
+	return overview.Gather(ctx, c.reached(), &tls.Config{Certificates: []tls.Certificate{cert}, RootCAs: authorities}, c.Dial), nil
+}
+
+// reached is the plan with the nodes that are still reached.
+func (c *Cluster) reached() *plan.Plan {
+	if len(c.Also) == 0 {
+		return c.Plan
+	}
+	p := *c.Plan
+	p.Revoked = nil // what is to go is asked until it has gone
+	p.Nodes = slices.Clone(p.Nodes)
+	for _, n := range c.Also {
+		if _, err := p.Node(n.Name); err != nil {
+			p.Nodes = append(p.Nodes, n)
+		}
+	}
+	return &p
 }
 
 // Act has a node do something, and decodes what comes of it into result (unless that
@@ -82,7 +101,7 @@ func (c *Cluster) Audit(ctx context.Context, node string, n int) ([]actions.Entr
 }
 
 func (c *Cluster) remote(name, right string) (peers.Remote, error) {
-	n, err := c.Plan.Node(name)
+	n, err := c.reached().Node(name)
 	if err != nil {
 		return peers.Remote{}, err
 	}
@@ -90,5 +109,5 @@ func (c *Cluster) remote(name, right string) (peers.Remote, error) {
 	if err != nil {
 		return peers.Remote{}, err
 	}
-	return peers.Remote{Node: n, Config: peers.TLS(cert, authorities, c.Plan.ID, name, time.Now), Dial: c.Dial}, nil
+	return peers.Remote{Node: n, Config: peers.Refusing(peers.TLS(cert, authorities, c.Plan.ID, name, time.Now), c.reached()), Dial: c.Dial}, nil
 }

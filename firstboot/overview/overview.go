@@ -67,7 +67,7 @@ func Gather(ctx context.Context, p *plan.Plan, config *tls.Config, dial func(ctx
 		places <- struct{}{}
 		group.Go(func() {
 			defer func() { <-places }()
-			data, err := peers.Fetch(ctx, n, peers.TLS(cert, config.RootCAs, p.ID, n.Name, time.Now), dial)
+			data, err := peers.Fetch(ctx, n, peers.Refusing(peers.TLS(cert, config.RootCAs, p.ID, n.Name, time.Now), p), dial)
 			if err != nil {
 				o.Nodes[i].Problem = err.Error()
 				return
@@ -106,7 +106,7 @@ func (o Overview) ExitCode() int {
 	rank := map[int]int{0: 0, 3: 1, 4: 2, 6: 3}
 	for _, n := range o.Nodes {
 		code := 6
-		if n.Report != nil && n.Report.State != status.Unconfigured {
+		if n.Report != nil && n.Report.State != status.Unconfigured && n.Report.State != status.Removed {
 			code = n.Report.State.ExitCode()
 		}
 		if rank[code] > rank[worst] {

@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -33,6 +34,7 @@ var (
 	errTooLong     = fmt.Errorf("answered more than %d MiB", maxAnswer>>20)
 	errForeign     = errors.New("belongs to another cluster")
 	errForeignPlan = errors.New("has a plan of another cluster")
+	errReplaced    = errors.New("is a machine that was replaced or taken out: its certificate counts no more")
 	errNobody      = errors.New("this node does not know its cluster")
 )
 
@@ -55,6 +57,25 @@ func TLS(cert tls.Certificate, authorities *x509.CertPool, id, name string, now 
 			return verify(c.PeerCertificates, authorities, id, name, now())
 		},
 	}
+}
+
+// Refusing takes no node for one whose certificate a plan has revoked, either.
+func Refusing(config *tls.Config, p *plan.Plan) *tls.Config {
+	return refusing(config, func(c *x509.Certificate) bool { return !slices.Contains(p.Revoked, pki.Serial(c)) })
+}
+
+func refusing(config *tls.Config, counts func(*x509.Certificate) bool) *tls.Config {
+	before := config.VerifyConnection
+	config.VerifyConnection = func(c tls.ConnectionState) error {
+		if err := before(c); err != nil {
+			return err
+		}
+		if !counts(c.PeerCertificates[0]) {
+			return errReplaced
+		}
+		return nil
+	}
+	return config
 }
 
 func verify(chain []*x509.Certificate, authorities *x509.CertPool, id, name string, now time.Time) error {
@@ -87,7 +108,8 @@ func verify(chain []*x509.Certificate, authorities *x509.CertPool, id, name stri
 // client makes one for a node. The service's lock is held.
 func (s *Service) client(n plan.Node) *client {
 	self := s.self
-	return newClient(n.Address, TLS(self.cert, pki.Pool(self.member.CA), self.member.Plan.ID, n.Name, s.Now), s.Dial,
+	config := refusing(TLS(self.cert, pki.Pool(self.member.CA), self.member.Plan.ID, n.Name, s.Now), s.counts)
+	return newClient(n.Address, config, s.Dial,
 		http.Header{machineHeader: {self.machine}, bootHeader: {self.boot}})
 }
 

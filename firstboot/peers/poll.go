@@ -55,6 +55,9 @@ func (t Task) Apply(ctx context.Context, n *node.Node) error {
 	if s.conflict != "" {
 		return errors.New(s.conflict)
 	}
+	if slices.Contains(s.self.revoked, n.Member.Serial()) && n.Member.Retired == "" {
+		return errors.New(member.Superseded) // the next round acts on it
+	}
 	return nil
 }
 
@@ -240,7 +243,9 @@ func (t Task) Observe(_ context.Context, n *node.Node, c *status.Cluster) error 
 
 // ownProblems are those of the node's own membership.
 func ownProblems(m *member.Member, now time.Time) (problems []error) {
-	if m.Removed > 0 {
+	if m.Retired != "" {
+		problems = append(problems, errors.New(m.Retired))
+	} else if m.Removed > 0 {
 		problems = append(problems, fmt.Errorf("the plan of generation %d has no node %s any more; it goes on as in generation %d until somebody switches it off", m.Removed, m.Self.Name, m.Plan.Generation))
 	}
 	switch left := m.Expires.Sub(now); {

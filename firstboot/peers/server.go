@@ -136,7 +136,13 @@ func (s *Service) authorized(next http.Handler) http.Handler {
 		by := caller{who, actions.Caller{Name: cert.Subject.CommonName, Serial: fmt.Sprintf("%x", cert.SerialNumber), From: r.RemoteAddr}, self}
 		if who.Node != "" {
 			by.Name = "node " + who.Node
-			if taken := s.claim(who.Node, r.Header.Get(machineHeader)); taken != "" {
+			if !s.counts(cert) {
+				// It may learn why, from the plan that its authority has signed, and nothing else.
+				if r.Method != http.MethodGet || r.URL.Path != "/v1/hello" && r.URL.Path != "/v1/plan" {
+					refuse(w, http.StatusForbidden, refusal{Error: who.Node + ": " + errReplaced.Error()})
+					return
+				}
+			} else if taken := s.claim(who.Node, r.Header.Get(machineHeader)); taken != "" {
 				refuse(w, http.StatusConflict, refusal{Error: who.Node + " runs on another machine", Machine: taken})
 				return
 			}

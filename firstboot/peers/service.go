@@ -4,12 +4,14 @@ import (
 	"context"
 	"crypto/sha256"
 	"crypto/tls"
+	"crypto/x509"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -17,6 +19,7 @@ import (
 	"github.com/slipwayhq/slipway/firstboot/actions"
 	"github.com/slipwayhq/slipway/firstboot/member"
 	"github.com/slipwayhq/slipway/firstboot/node"
+	"github.com/slipwayhq/slipway/firstboot/pki"
 	"github.com/slipwayhq/slipway/firstboot/plan"
 	"github.com/slipwayhq/slipway/firstboot/status"
 )
@@ -60,7 +63,8 @@ type identity struct {
 	machine string
 	boot    string
 	newest  plan.Signed
-	latest  int64 // generation of newest
+	latest  int64    // generation of newest
+	revoked []string // serial numbers of certificates that count no more, as newest names them
 }
 
 // sighting is the machine that was last known to have a name.
@@ -113,8 +117,12 @@ func (s *Service) use(n *node.Node) error {
 		node: *n, member: m, cert: cert, machine: machineHash(m.Plan.ID, string(id)), boot: strings.TrimSpace(string(boot)),
 		newest: m.Block.Plan, latest: m.Plan.Generation,
 	}
+	s.self.revoked = m.Plan.Revoked
 	if m.Removed > m.Plan.Generation {
 		s.self.newest, s.self.latest = m.Newest, m.Removed
+		if p, err := m.Newest.Open(m.CA); err == nil {
+			s.self.revoked = p.Revoked
+		}
 	}
 	s.know()
 	return nil
@@ -152,6 +160,12 @@ func (s *Service) current() *identity {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.self
+}
+
+// counts reports whether a certificate is not one that a plan has revoked.
+func (s *Service) counts(cert *x509.Certificate) bool {
+	self := s.current()
+	return self == nil || !slices.Contains(self.revoked, pki.Serial(cert))
 }
 
 // claim notes that a machine has the name of a node, or tells which other
@@ -201,7 +215,7 @@ func (s *Service) offer(signed plan.Signed, by actions.Caller) (newer bool, err 
 	s.mu.Lock()
 	if s.self != nil && s.self.member == self.member {
 		next := *s.self
-		next.newest, next.latest = signed, p.Generation
+		next.newest, next.latest, next.revoked = signed, p.Generation, p.Revoked
 		s.self = &next
 	}
 	s.mu.Unlock()

@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"fmt"
 	"net"
 	"net/netip"
 	"net/url"
@@ -150,6 +151,9 @@ func (a *Authority) issue(template *x509.Certificate, now time.Time, lifetime ti
 	}
 	return encode(der, key)
 }
+
+// Serial is a certificate's serial number, hexadecimal.
+func Serial(cert *x509.Certificate) string { return fmt.Sprintf("%x", cert.SerialNumber) }
 
 // Serves reports whether a certificate holds exactly what is asked for, so that
 // it may go on being used.

@@ -100,14 +100,8 @@ func (w *writer) secrets(n topology.Node) (map[string]string, error) {
 	out := map[string]string{}
 	database := plan.DatabaseRole(n.Role)
 	s3 := database && w.plan.Backup != nil && w.plan.Backup.S3 != nil
-	if database {
-		names := []string{plan.SuperuserPassword, plan.ReplicationPassword, plan.RewindPassword}
-		for _, d := range w.plan.Databases {
-			names = append(names, d.PasswordKey())
-		}
-		for _, name := range names {
-			out[name] = w.v.EnsureSecret(name)
-		}
+	for _, name := range Passwords(w.plan, plan.Node{Name: n.Name, Role: n.Role}) {
+		out[name] = w.v.EnsureSecret(name)
 	}
 	if w.plan.Keeps(n.Name) || s3 {
 		out[plan.BackupCipher] = w.v.EnsureSecret(plan.BackupCipher)
@@ -146,7 +140,7 @@ func (w *writer) block(n topology.Node, c content) (*member.Block, error) {
 	b := &member.Block{
 		Format: member.Format, Cluster: w.v.Cluster(), Node: n.Name,
 		Authority:    pki.EncodeCertificate(w.v.Authority().Raw),
-		Certificates: c.certificates, Secrets: c.secrets, Plan: signed,
+		Certificates: c.certificates, Secrets: c.secrets, Issue: w.v.Issue(n.Name), Plan: signed,
 	}
 	_, votes := c.certificates[member.EtcdCert]
 	if _, asks := c.certificates[member.EtcdClient]; votes || asks {

@@ -25,6 +25,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -112,6 +113,9 @@ func Write(ctx context.Context, t *topology.Topology, v *vault.Vault, out string
 		return nil, err
 	}
 	w := writer{t: t, v: v, out: out, o: o, known: v.Nodes()}
+	if o.Prune { // before the plan is signed, which names what was revoked
+		w.forget()
+	}
 	r := &Result{Cluster: v.Cluster(), ID: v.ID(), Store: v.Dir(), NewStore: v.New(), Dir: out, DryRun: o.DryRun, Learn: []string{}}
 	if err := w.updatePlan(); err != nil {
 		return nil, err
@@ -163,7 +167,7 @@ type change int
 
 const (
 	same    change = iota
-	added          // there are more nodes, and nothing else is new
+	added          // there are more nodes, or revoked certificates, and nothing else is new
 	altered        // anything else
 )
 
@@ -174,6 +178,7 @@ func (w *writer) updatePlan() error {
 		return err
 	}
 	next := w.t.Plan()
+	next.Revoked = w.v.Revoked()
 	if w.change, err = compare(last, next); err != nil {
 		return err
 	}
@@ -188,12 +193,24 @@ func (w *writer) updatePlan() error {
 	if w.change != altered {
 		return nil
 	}
-	for _, name := range w.known {
+	for _, name := range w.v.Nodes() {
+		if _, ok := w.t.Node(name); !ok {
+			continue // it keeps the plan in which it stands: that tells where it is
+		}
 		if err := w.v.UseNewestPlan(name); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// forget drops the nodes that the topology no longer has.
+func (w *writer) forget() {
+	for _, name := range w.known {
+		if _, ok := w.t.Node(name); !ok {
+			w.v.Forget(name)
+		}
+	}
 }
 
 // compare tells how a plan differs from the one before, identity and generation
@@ -203,7 +220,7 @@ func compare(last, next *plan.Plan) (change, error) {
 		return altered, nil
 	}
 	text := func(p plan.Plan, keep func(plan.Node) bool) ([]byte, error) {
-		p.ID, p.Generation = "", 0
+		p.ID, p.Generation, p.Revoked = "", 0, nil
 		p.Nodes = slices.DeleteFunc(slices.Clone(p.Nodes), func(n plan.Node) bool { return !keep(n) })
 		return json.Marshal(p)
 	}
@@ -217,6 +234,9 @@ func compare(last, next *plan.Plan) (change, error) {
 		return same, err
 	}
 	if bytes.Equal(before, after) {
+		if !slices.Equal(last.Revoked, next.Revoked) {
+			return added, nil
+		}
 		return same, nil
 	}
 	old, err := text(*next, func(n plan.Node) bool {
@@ -248,6 +268,7 @@ func (w *writer) node(n topology.Node) (NodeResult, error) {
 		return r, err
 	}
 	r.Expires = &c.expires
+	w.v.Holds(n.Name, slices.Concat(slices.Sorted(maps.Keys(c.certificates)), slices.Sorted(maps.Keys(c.secrets))))
 	if isNew {
 		if err := w.v.UseNewestPlan(n.Name); err != nil {
 			return r, err
@@ -325,9 +346,6 @@ func (w *writer) gone() ([]NodeResult, error) {
 					}
 				}
 			}
-		}
-		if w.o.Prune {
-			w.v.Forget(name)
 		}
 		out = append(out, r)
 	}

@@ -8,19 +8,23 @@ import (
 // Cluster is what a node knows of its cluster. It is nil on a node that belongs
 // to none.
 type Cluster struct {
-	Name       string     `json:"name"`
-	ID         string     `json:"id"` // see plan.Plan
-	Node       string     `json:"node"`
-	Site       string     `json:"site"`
-	Generation int64      `json:"generation"`          // of the plan in effect
-	Expires    time.Time  `json:"certificate_expires"` // the first of the node's certificates to do so
-	Peers      []Peer     `json:"peers"`
-	Consensus  *Consensus `json:"consensus,omitempty"` // as this node sees it; nil if it has no part in it
-	Database   *Database  `json:"database,omitempty"`  // as this node sees it; nil if it has no part in it
-	Backup     *Backup    `json:"backup,omitempty"`    // on the node that makes backups
-	VIPs       []VIP      `json:"vips"`                // those that may sit on this node
-	Backends   []Backend  `json:"backends"`            // of HAProxy, on a balancer
-	Problems   []string   `json:"problems"`            // what is wrong now, in words
+	Name       string    `json:"name"`
+	ID         string    `json:"id"` // see plan.Plan
+	Node       string    `json:"node"`
+	Site       string    `json:"site"`
+	Generation int64     `json:"generation"`          // of the plan in effect
+	Expires    time.Time `json:"certificate_expires"` // the first of the node's certificates to do so
+	// Issue is the number of the certificates and passwords in effect; 0 are the first.
+	Issue int64 `json:"issue,omitempty"`
+	// Retired says why the node does nothing for the cluster any more; "" if it does.
+	Retired   string     `json:"retired,omitempty"`
+	Peers     []Peer     `json:"peers"`
+	Consensus *Consensus `json:"consensus,omitempty"` // as this node sees it; nil if it has no part in it
+	Database  *Database  `json:"database,omitempty"`  // as this node sees it; nil if it has no part in it
+	Backup    *Backup    `json:"backup,omitempty"`    // on the node that makes backups
+	VIPs      []VIP      `json:"vips"`                // those that may sit on this node
+	Backends  []Backend  `json:"backends"`            // of HAProxy, on a balancer
+	Problems  []string   `json:"problems"`            // what is wrong now, in words
 }
 
 // Peer is another node, as this one sees it.
@@ -36,10 +40,20 @@ type Peer struct {
 	Expires time.Time `json:"certificate_expires"` // zero if it has not been seen
 }
 
+// Why is why the node does nothing for its cluster any more, in words.
+func (c *Cluster) Why() string {
+	if c == nil || c.Retired == "" {
+		return "this node was taken out of its cluster"
+	}
+	return c.Retired
+}
+
 // Consensus is etcd.
 type Consensus struct {
 	Members []ConsensusMember `json:"members"`
-	Quorum  bool              `json:"quorum"`
+	// Strangers are members that the plan does not name.
+	Strangers []string `json:"strangers,omitempty"`
+	Quorum    bool     `json:"quorum"`
 }
 
 // ConsensusMember is an etcd member.
@@ -151,6 +165,7 @@ func (c *Cluster) Clone() *Cluster {
 	if c.Consensus != nil {
 		consensus := *c.Consensus
 		consensus.Members = append([]ConsensusMember{}, c.Consensus.Members...)
+		consensus.Strangers = slices.Clone(c.Consensus.Strangers)
 		copied.Consensus = &consensus
 	}
 	if c.Database != nil {

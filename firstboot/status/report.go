@@ -25,6 +25,7 @@ const (
 	Degraded     State = "degraded"     // the role is up; something that was asked for is not in effect
 	Maintenance  State = "maintenance"  // as ready, but the node was asked to give up what others can do instead
 	Failed       State = "failed"       // the role is not up
+	Removed      State = "removed"      // it was taken out of its cluster and serves nothing
 )
 
 // StepState is how far a step is.
@@ -119,7 +120,7 @@ func (s State) ExitCode() int {
 		return 3
 	case Starting, Converging:
 		return 4
-	case Unconfigured:
+	case Unconfigured, Removed:
 		return 5
 	}
 	return 6

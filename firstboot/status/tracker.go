@@ -92,6 +92,13 @@ func (t *Tracker) Begin(names []string) {
 	t.Update(func(*Report) {})
 }
 
+// Keep drops all steps but these from the round.
+func (t *Tracker) Keep(names []string) {
+	t.Update(func(r *Report) {
+		r.Steps = slices.DeleteFunc(r.Steps, func(s Step) bool { return !slices.Contains(names, s.Name) })
+	})
+}
+
 // Step is the handle of one step; it implements node.Reporter.
 func (t *Tracker) Step(name string) *StepHandle { return &StepHandle{tracker: t, name: name} }
 

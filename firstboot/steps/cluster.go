@@ -36,7 +36,7 @@ type Task struct {
 func Describe(m *member.Member) *status.Cluster {
 	return &status.Cluster{
 		Name: m.Plan.Cluster, ID: m.Plan.ID, Node: m.Self.Name, Site: m.Site.Name,
-		Generation: m.Plan.Generation, Expires: m.Expires,
+		Generation: m.Plan.Generation, Expires: m.Expires, Issue: m.Issue, Retired: m.Retired,
 	}
 }
 

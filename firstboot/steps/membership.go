@@ -30,12 +30,14 @@ type Membership struct {
 	// Untimely is why the block counts later or no more, going by the clock; nil
 	// if it counts now.
 	Untimely error
+	// unusable is what is wrong with the credentials that were handed over.
+	unusable error
 }
 
 func (*Membership) Name() string { return "membership" }
 
 func (s *Membership) Apply(ctx context.Context, n *node.Node) error {
-	n.Member, s.Untimely = nil, nil
+	n.Member, s.Untimely, s.unusable = nil, nil, nil
 	kept, keptErr := s.Store.Load()
 	given := ""
 	if n.Seed != nil {
@@ -60,6 +62,9 @@ func (s *Membership) Apply(ctx context.Context, n *node.Node) error {
 	if kept != nil {
 		m, upgradeErr = m.Upgrade(kept)
 	}
+	retired, retiredErr := s.Store.Retirement()
+	m.Retire(retired)
+	keptErr = errors.Join(keptErr, retiredErr, s.unusable)
 	n.Member = m
 	if err != nil {
 		return errors.Join(err, upgradeErr) // what is kept stays as it is
@@ -85,7 +90,7 @@ func (s *Membership) decide(n *node.Node, given string, kept *member.Kept) (*mem
 	var former *member.Member
 	var formerErr error
 	if kept != nil {
-		former, formerErr = member.Parse(kept.Block, s.Now())
+		former, formerErr = s.parse(kept.Block)
 		if formerErr != nil {
 			former = nil
 		}
@@ -97,7 +102,7 @@ func (s *Membership) decide(n *node.Node, given string, kept *member.Kept) (*mem
 		n.Warn("metadata", "slipway", "it is gone; the node stays %s of cluster %s. To take it out of the cluster, remove %s", kept.Node, kept.Cluster, member.Dir)
 		return former, nil
 	}
-	m, err := member.Parse(given, s.Now())
+	m, err := s.parse(given)
 	if m != nil && kept != nil && (m.Plan.ID != kept.ID || m.Node != kept.Node) {
 		return former, foreign(m, kept)
 	}
@@ -110,6 +115,22 @@ func (s *Membership) decide(n *node.Node, given string, kept *member.Kept) (*mem
 		return nil, s.untimely(err)
 	}
 	return nil, fmt.Errorf("the block slipway in the meta-data cannot be used: %w", err)
+}
+
+// parse is member.Parse with the credentials that were handed over since, which
+// may be valid where those of the block are not any more.
+func (s *Membership) parse(text string) (*member.Member, error) {
+	m, err := member.Parse(text, s.Now())
+	if m == nil {
+		return nil, err
+	}
+	newer, credentialsErr := s.Store.Credentials()
+	next, withErr := m.With(newer, s.Now())
+	if next != m {
+		return next, withErr
+	}
+	s.unusable = errors.Join(credentialsErr, withErr)
+	return m, err
 }
 
 // Refuses tells why a block is not for this machine; nil if it is, or if that
@@ -233,6 +254,6 @@ func (s *Membership) timely(n *node.Node) bool {
 	if kept, err := s.Store.Load(); text == "" && err == nil && kept != nil {
 		text = kept.Block
 	}
-	_, err := member.Parse(text, s.Now())
+	_, err := s.parse(text)
 	return !member.OfTime(err)
 }

@@ -38,6 +38,7 @@ func Local(find Finder, membership *Membership) []Step {
 	return []Step{
 		Datasource{find},   //  1 what is asked for
 		membership,         //  2 which node of which cluster this is
+		Retire{},           //    and whether it was taken out
 		Bootcmd{},          //  3 commands for every boot
 		Hostname{},         //  4 host name
 		Probe{},            //  5 who has the node's addresses

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"time"
 
 	"github.com/slipwayhq/slipway/firstboot/pki"
 	"github.com/slipwayhq/slipway/firstboot/plan"
@@ -25,6 +26,12 @@ type state struct {
 	EtcdAuthority pki.Pair              `json:"etcd_authority"`
 	Secrets       map[string]string     `json:"secrets"`
 	Nodes         map[string]*nodeState `json:"nodes"`
+	// Revoked are certificates of agents that count no more; every plan names them.
+	Revoked []revoked `json:"revoked,omitempty"`
+	// Rotating are the former values of passwords that are being exchanged.
+	Rotating map[string]string `json:"rotating,omitempty"`
+	// Renewing says that all nodes are being given new certificates.
+	Renewing bool `json:"renewing,omitempty"`
 	// Plans are those that seeds carry, the newest last.
 	Plans []plan.Signed `json:"plans,omitempty"`
 }
@@ -34,6 +41,21 @@ type nodeState struct {
 	Certificates map[string]pki.Pair `json:"certificates"` // by purpose
 	// Generation is that of the plan in the node's seed; 0 before the first.
 	Generation int64 `json:"generation"`
+	// Issue grows whenever a certificate or password changes that the node has.
+	Issue int64 `json:"issue,omitempty"`
+	// Holds names the certificates and passwords that are in its seed.
+	Holds []string `json:"holds,omitempty"`
+	// Former are earlier certificates of its agent: whoever has one passes for the
+	// node as long as it is valid.
+	Former []revoked `json:"former,omitempty"`
+	// Replacing says that the node is being replaced by a fresh machine.
+	Replacing bool `json:"replacing,omitempty"`
+}
+
+// revoked is a certificate, by its serial number, and when it ends by itself.
+type revoked struct {
+	Serial string    `json:"serial"`
+	Until  time.Time `json:"until"`
 }
 
 // parse reads a store's JSON and checks that all of it holds together. A field

@@ -254,7 +254,11 @@ func (v *Vault) Certificate(r pki.Request, renew bool) (pair pki.Pair, issued bo
 	if pair, err = authority.Issue(r, v.now); err != nil {
 		return pki.Pair{}, false, err
 	}
+	n.remember(r.Purpose, v.now)
 	n.Certificates[r.Purpose] = pair
+	if n.Generation > 0 { // it has a seed, whose certificates are older ones now
+		n.Issue++
+	}
 	return pair, true, nil
 }
 
@@ -269,9 +273,6 @@ func (v *Vault) node(name string) *nodeState {
 
 // Nodes are the names of the nodes that have certificates, sorted.
 func (v *Vault) Nodes() []string { return slices.Sorted(maps.Keys(v.state.Nodes)) }
-
-// Forget drops a node's certificates and keys.
-func (v *Vault) Forget(name string) { delete(v.state.Nodes, name) }
 
 // Plan is the newest plan, or nil before the first.
 func (v *Vault) Plan() (*plan.Plan, error) {

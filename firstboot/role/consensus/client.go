@@ -45,8 +45,9 @@ type memberStatus struct {
 	Header struct {
 		MemberID string `json:"member_id"`
 	} `json:"header"`
-	Leader string   `json:"leader"` // "0" or absent: none
-	Errors []string `json:"errors"`
+	Leader  string   `json:"leader"`    // "0" or absent: none
+	Learner bool     `json:"isLearner"` // it has no vote yet
+	Errors  []string `json:"errors"`
 }
 
 func (c *Client) status(ctx context.Context, at string) (memberStatus, error) {
@@ -61,6 +62,7 @@ type listed struct {
 	Name       string   `json:"name"`
 	PeerURLs   []string `json:"peerURLs"`
 	ClientURLs []string `json:"clientURLs"` // empty until it was started for the first time
+	Learner    bool     `json:"isLearner"`  // it has no vote yet
 }
 
 func (c *Client) members(ctx context.Context, at string) ([]listed, error) {
@@ -71,13 +73,38 @@ func (c *Client) members(ctx context.Context, at string) ([]listed, error) {
 	return answer.Members, err
 }
 
-// add makes a node a member, before it is started for the first time.
+// agreed are the members as a majority of them knows.
+func (c *Client) agreed(ctx context.Context, at string) ([]listed, error) {
+	var answer struct {
+		Members []listed `json:"members"`
+	}
+	err := c.mtls.JSON(ctx, http.MethodPost, at+"/v3/cluster/member/list", map[string]any{"linearizable": true}, &answer)
+	return answer.Members, err
+}
+
+// listed are the members as whoever answers first knows them.
+func (c *Client) listed(ctx context.Context) (known []listed, err error) {
+	var answer struct {
+		Members []listed `json:"members"`
+	}
+	err = c.any(ctx, "/v3/cluster/member/list", struct{}{}, &answer)
+	return answer.Members, err
+}
+
+// add makes a node a member, before it is started for the first time. It learns
+// until it has all that the others have, and votes only then (etcd documentation,
+// "Learner"): the cluster needs no more members for a quorum until there are more.
 func (c *Client) add(ctx context.Context, at, peerURL string) ([]listed, error) {
 	var answer struct {
 		Members []listed `json:"members"`
 	}
-	err := c.mtls.JSON(ctx, http.MethodPost, at+"/v3/cluster/member/add", map[string]any{"peerURLs": []string{peerURL}}, &answer)
+	err := c.mtls.JSON(ctx, http.MethodPost, at+"/v3/cluster/member/add", map[string]any{"peerURLs": []string{peerURL}, "isLearner": true}, &answer)
 	return answer.Members, err
+}
+
+// promote has a learner vote. etcd refuses as long as it has too much to learn.
+func (c *Client) promote(ctx context.Context, at, id string) error {
+	return c.mtls.JSON(ctx, http.MethodPost, at+"/v3/cluster/member/promote", map[string]any{"ID": id}, nil)
 }
 
 // keyValue is an entry of the store; the gateway writes bytes in base64.

@@ -38,6 +38,9 @@ func (Configure) Apply(ctx context.Context, n *node.Node) error {
 	if err != nil {
 		return err
 	}
+	if before, err := n.Read(envPath); err == nil && hasData(n, m) && lasting(string(before)) == lasting(text) {
+		return nil // what differs counts only without data, and to restart all members at once would cost the quorum
+	}
 	changed, err := n.Ensure(envPath, 0o644, text)
 	if err != nil || !changed {
 		return err
@@ -45,6 +48,17 @@ func (Configure) Apply(ctx context.Context, n *node.Node) error {
 	// One that ran with another configuration stops here, and is started again by
 	// Start; keys are read anew at every connection.
 	return n.Nudge(ctx, "restart", Unit)
+}
+
+// lasting is what of a configuration counts for a member that has data.
+func lasting(text string) string {
+	var kept strings.Builder
+	for line := range strings.Lines(text) {
+		if !strings.HasPrefix(line, "ETCD_INITIAL_CLUSTER") {
+			kept.WriteString(line)
+		}
+	}
+	return kept.String()
 }
 
 func writeKeys(n *node.Node, m *member.Member) error {

@@ -25,20 +25,24 @@ type owner struct {
 // hasData reports whether there is something in the data directory to lose.
 func hasData(n *node.Node, m *member.Member) bool { return n.Exists(memberDir(m) + "/member") }
 
+// readOwner is whose the data directory is, as far as is known.
+func readOwner(n *node.Node, m *member.Member) (owner, error) {
+	text, err := n.Read(ownerPath(m))
+	var found owner
+	if json.Unmarshal(text, &found) != nil {
+		found = owner{}
+	}
+	return found, err
+}
+
 // claim marks an empty data directory as this member's, and refuses one that
 // belongs to somebody else. It never touches data.
 func claim(n *node.Node, m *member.Member) error {
-	text, err := n.Read(ownerPath(m))
+	found, err := readOwner(n, m)
 	if err != nil {
 		return err
 	}
 	want := owner{Cluster: m.Plan.ID, Node: m.Self.Name}
-	var found owner
-	if len(text) > 0 {
-		if err := json.Unmarshal(text, &found); err != nil {
-			found = owner{}
-		}
-	}
 	if found == want {
 		return nil
 	}

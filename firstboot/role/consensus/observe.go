@@ -45,7 +45,7 @@ func (o *observer) dial(m *member.Member) (*Client, error) {
 func (s *Start) Observe(ctx context.Context, n *node.Node, c *status.Cluster) error {
 	m := n.Member
 	if !votes(m) {
-		return nil
+		return dismissed(ctx, n, m)
 	}
 	client, err := s.observer.dial(m)
 	if err != nil {
@@ -62,6 +62,11 @@ func (s *Start) Observe(ctx context.Context, n *node.Node, c *status.Cluster) er
 	if !found.Quorum {
 		return errors.New(missing(found))
 	}
+	if known, err := client.members(ctx, Endpoint(m.Self)); err == nil {
+		if found.Strangers = strangers(m, known); len(found.Strangers) > 0 {
+			wrong = append(wrong, "members that the plan gives no vote: "+strings.Join(found.Strangers, ", "))
+		}
+	}
 	if len(wrong) > 0 {
 		return fmt.Errorf("there is a quorum, and %s", strings.Join(wrong, "; "))
 	}
@@ -73,7 +78,7 @@ func (s *Start) Observe(ctx context.Context, n *node.Node, c *status.Cluster) er
 func look(ctx context.Context, client *Client, m *member.Member) status.Consensus {
 	nodes := m.Plan.ConsensusNodes(m.Site.Name)
 	c := status.Consensus{Members: make([]consensusMember, len(nodes))}
-	leaders := make([]string, len(nodes))
+	leaders := make([]string, len(nodes)) // whom those who vote follow
 	var asked sync.WaitGroup
 	for i, peer := range nodes {
 		asked.Go(func() {
@@ -94,6 +99,9 @@ func look(ctx context.Context, client *Client, m *member.Member) status.Consensu
 	return c
 }
 
+// learning is the problem of a member that has no vote yet.
+const learning = "it learns what the others know, and has no vote yet"
+
 // describe is what a member's answer comes to, and which leader it follows.
 func describe(name string, s memberStatus, err error) (v consensusMember, leader string) {
 	v.Node = name
@@ -102,6 +110,8 @@ func describe(name string, s memberStatus, err error) (v consensusMember, leader
 		v.Problem = mtls.Words(err)
 	case s.Leader == "" || s.Leader == "0":
 		v.Problem = "it has no leader"
+	case s.Learner:
+		v.Problem = learning
 	default:
 		v.Healthy, v.Leader, leader = true, s.Leader == s.Header.MemberID, s.Leader
 	}

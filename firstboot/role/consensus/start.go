@@ -10,6 +10,7 @@ import (
 	"github.com/slipwayhq/slipway/firstboot/node"
 	"github.com/slipwayhq/slipway/firstboot/plan"
 	"github.com/slipwayhq/slipway/firstboot/role/mtls"
+	"github.com/slipwayhq/slipway/firstboot/status"
 	"github.com/slipwayhq/slipway/internal/fault"
 )
 
@@ -27,7 +28,7 @@ func (*Start) Name() string { return "consensus" }
 func (s *Start) Apply(ctx context.Context, n *node.Node) error {
 	m := n.Member
 	if !votes(m) {
-		return nil
+		return nil // Observe sees to an etcd that is left over
 	}
 	if err := claim(n, m); err != nil {
 		return err
@@ -47,6 +48,7 @@ func (s *Start) Apply(ctx context.Context, n *node.Node) error {
 	}
 	for {
 		c := look(ctx, client, m)
+		grow(ctx, n, m, client, c)
 		if c.Quorum && !slices.ContainsFunc(c.Members, func(v consensusMember) bool { return v.Node == m.Self.Name && !v.Healthy }) {
 			n.Waiting("")
 			return nil
@@ -100,6 +102,31 @@ func join(ctx context.Context, n *node.Node, m *member.Member, client *Client) e
 		return err
 	}
 	return nil
+}
+
+// grow has this member vote once it has learned what the others know.
+func grow(ctx context.Context, n *node.Node, m *member.Member, client *Client, c status.Consensus) {
+	if !c.Quorum || !slices.ContainsFunc(c.Members, func(v consensusMember) bool { return v.Node == m.Self.Name && v.Problem == learning }) {
+		return
+	}
+	own := url(m.Self.Address, plan.EtcdPeerPort)
+	for _, at := range client.urls {
+		if at == Endpoint(m.Self) {
+			continue // a learner answers no such questions
+		}
+		known, err := client.members(ctx, at)
+		if err != nil {
+			continue
+		}
+		i := slices.IndexFunc(known, func(l listed) bool { return slices.Contains(l.PeerURLs, own) })
+		if i < 0 || !known[i].Learner {
+			return
+		}
+		if client.promote(ctx, at, known[i].ID) == nil {
+			n.Changed("has a vote in etcd")
+			return
+		}
+	}
 }
 
 // runningCluster are the members of a cluster that runs, with this one among them.

@@ -4,8 +4,11 @@ import (
 	"context"
 	_ "embed"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"strings"
 	"text/template"
 
@@ -31,14 +34,11 @@ func (Configure) Apply(ctx context.Context, n *node.Node) error {
 	if !runs(m) {
 		return nil
 	}
-	if err := writeKeys(n, m); err != nil {
-		return err
-	}
-	secrets, err := environment(m)
+	keys, err := writeKeys(n, m)
 	if err != nil {
 		return err
 	}
-	if _, err := n.Ensure(secretsPath, 0o600, secrets); err != nil {
+	if _, err := n.Ensure(secretsPath, 0o600, environment); err != nil {
 		return err
 	}
 	memory, err := installed(n)
@@ -52,7 +52,7 @@ func (Configure) Apply(ctx context.Context, n *node.Node) error {
 	stoodAlone := !n.Exists(configPath)
 	changed, err := n.EnsureFor(user, configPath, 0o600, text)
 	switch {
-	case err != nil || !changed:
+	case err != nil || !changed && !keys:
 		return err
 	case stoodAlone:
 		// One that ran as a cluster of its own stops here.
@@ -61,41 +61,66 @@ func (Configure) Apply(ctx context.Context, n *node.Node) error {
 	return n.Nudge(ctx, "reload", Unit)
 }
 
-func writeKeys(n *node.Node, m *member.Member) error {
+// writeKeys reports whether any is another one than before.
+func writeKeys(n *node.Node, m *member.Member) (changed bool, err error) {
 	service, ok := m.Certificates[member.ServiceCert]
 	etcd, ok2 := m.Certificates[member.EtcdClient]
 	if !ok || !ok2 || m.EtcdAuthority == "" {
-		return fault.New(fault.Input, "%s is a database node, and its seed lacks a certificate for that", m.Self.Name).
+		return false, fault.New(fault.Input, "%s is a database node, and its seed lacks a certificate for that", m.Self.Name).
 			WithMend("write the node's seed anew: slipway seed")
 	}
+	rest := restKeys(m)
 	for _, f := range []struct{ name, content string }{
+		{rest + ".pem", service.Certificate}, {rest + "-key.pem", service.Key},
 		{"ca.pem", m.Authority}, {"service.pem", service.Certificate}, {"service-key.pem", service.Key},
 		{"etcd-ca.pem", m.EtcdAuthority}, {"etcd-client.pem", etcd.Certificate}, {"etcd-client-key.pem", etcd.Key},
 	} {
-		if _, err := n.EnsureFor(user, pkiDir+"/"+f.name, 0o600, f.content); err != nil {
-			return err
+		other, err := n.EnsureFor(user, pkiDir+"/"+f.name, 0o600, f.content)
+		if err != nil {
+			return changed, err
 		}
+		changed = changed || other
 	}
-	return nil
+	return changed, tidyKeys(n, rest)
 }
 
-// environment are the passwords as an environment file (systemd.exec(5)), which
-// systemd reads as root before Patroni starts.
-func environment(m *member.Member) (string, error) {
-	var text strings.Builder
-	for _, s := range []struct{ variable, secret string }{
-		{"PATRONI_SUPERUSER_PASSWORD", plan.SuperuserPassword},
-		{"PATRONI_REPLICATION_PASSWORD", plan.ReplicationPassword},
-		{"PATRONI_REWIND_PASSWORD", plan.RewindPassword},
+// restKeys names the files of the certificate that Patroni's REST API shows. Each
+// issue has a name of its own: Patroni looks into a file of the same name only when
+// nothing else in its configuration has changed, and passwords may have.
+func restKeys(m *member.Member) string { return fmt.Sprintf("rest-%d", m.Issue) }
+
+// tidyKeys removes the keys of former issues.
+func tidyKeys(n *node.Node, current string) error {
+	found, err := filepath.Glob(n.Path(pkiDir + "/rest-*.pem"))
+	for _, file := range found {
+		if base := filepath.Base(file); base != current+".pem" && base != current+"-key.pem" {
+			err = errors.Join(err, os.Remove(file))
+		}
+	}
+	return err
+}
+
+// environment is what a cluster's node has in place of the passwords that one which
+// stands alone makes for itself. What Patroni is told by its environment it keeps
+// until it is restarted, and PostgreSQL with it; its configuration it reads anew.
+const environment = "# The passwords stand in Patroni's configuration.\n"
+
+// role is one of Patroni's own, with its password.
+type role struct{ Name, Password string }
+
+func passwords(m *member.Member) ([]role, error) {
+	var list []role
+	for _, s := range []struct{ role, secret string }{
+		{"superuser", plan.SuperuserPassword}, {"replication", plan.ReplicationPassword}, {"rewind", plan.RewindPassword},
 	} {
 		password := m.Secrets[s.secret]
 		if password == "" || strings.ContainsAny(password, "\n\r\x00") {
-			return "", fault.New(fault.Input, "the seed's secret %s is missing, or is no password", s.secret).
+			return nil, fault.New(fault.Input, "the seed's secret %s is missing, or is no password", s.secret).
 				WithMend("write the node's seed anew: slipway seed")
 		}
-		fmt.Fprintf(&text, "%s=\"%s\"\n", s.variable, strings.NewReplacer(`\`, `\\`, `"`, `\"`, `$`, `\$`, "`", "\\`").Replace(password))
+		list = append(list, role{s.role, password})
 	}
-	return text.String(), nil
+	return list, nil
 }
 
 // quote writes text as a JSON string, which is a YAML string too.
@@ -121,12 +146,16 @@ func render(m *member.Member, memory mebibytes, maintenance bool) (string, error
 	if len(members) == 0 {
 		return "", fault.New(fault.Input, "the plan names no node that runs etcd for site %s", m.Site.Name)
 	}
+	roles, err := passwords(m)
+	if err != nil {
+		return "", err
+	}
 	data := map[string]any{
 		"Site": m.Site, "Self": m.Self, "PKI": pkiDir, "RestPort": plan.PatroniPort, "RestPassword": restPassword(m),
 		"RestAddress": netip.AddrPortFrom(m.Self.Address, plan.PatroniPort).String(),
 		"Address":     netip.AddrPortFrom(m.Self.Address, uint16(m.Site.Postgres.Port)).String(),
-		"Consensus":   members, "Roles": []string{"superuser", "replication", "rewind"},
-		"MiB": int(memory), "Memory": memorySettings(memory, m.Site.Postgres), "Access": access(m.Plan), "Bootstrap": "", "Maintenance": maintenance,
+		"Consensus":   members, "Roles": roles,
+		"Rest": restKeys(m), "MiB": int(memory), "Memory": memorySettings(memory, m.Site.Postgres), "Access": access(m.Plan), "Bootstrap": "", "Maintenance": maintenance,
 	}
 	if m.Site.Bootstrap == m.Self.Name {
 		dcs, err := json.Marshal(initial(m))

@@ -77,12 +77,12 @@ func furnish(ctx context.Context, n *node.Node, m *member.Member) ([]string, err
 	if err != nil {
 		return nil, err
 	}
-	type role struct{ password, replicates string }
-	roles, databases := map[string]role{}, map[string]bool{}
+	type known struct{ password, replicates string }
+	roles, databases := map[string]known{}, map[string]bool{}
 	for line := range strings.Lines(out) {
 		switch f := strings.Split(strings.TrimRight(line, "\n"), " "); {
 		case len(f) == 4 && f[0] == "role":
-			roles[f[1]] = role{password: f[3], replicates: f[2]}
+			roles[f[1]] = known{password: f[3], replicates: f[2]}
 		case len(f) == 2 && f[0] == "database":
 			databases[f[1]] = true
 		}

@@ -70,25 +70,14 @@ func Members(t testing.TB, p *plan.Plan) map[string]*member.Member {
 	must(t, err)
 	p.ID = pki.ID(authority.Cert)
 	members := map[string]*member.Member{}
+	issuers.Store(p.ID, authorities{authority, etcd})
 	for _, n := range p.Nodes {
 		m := &member.Member{CA: authority.Cert, Plan: p, Self: n}
 		m.Site, err = p.Site(n.Site)
 		must(t, err)
 		m.Cluster, m.Node = p.Cluster, n.Name
 		m.Authority, m.EtcdAuthority = pki.EncodeCertificate(authority.Cert.Raw), pki.EncodeCertificate(etcd.Cert.Raw)
-		m.Certificates = map[string]member.Pair{}
-		for _, purpose := range []string{member.ServiceCert, member.EtcdCert, member.EtcdClient} {
-			issuer := etcd
-			if purpose == member.ServiceCert {
-				issuer = authority
-			}
-			pair, err := issuer.Issue(pki.Request{
-				Purpose: purpose, Node: n.Name, Names: []string{n.Name, n.Name + "." + p.Domain, "localhost"},
-				Addresses: []netip.Addr{n.Address, netip.MustParseAddr("127.0.0.1"), netip.MustParseAddr("::1")},
-			}, now)
-			must(t, err)
-			m.Certificates[purpose] = pair
-		}
+		m.Certificates = issue(t, authorities{authority, etcd}, m)
 		if len(p.BackupPeers(n.Name)) > 0 {
 			m.Certificates[member.BackupCert], err = authority.Issue(pki.Request{
 				Purpose: member.BackupCert, Node: n.Name, Names: []string{n.Name, n.Address.String()}, Addresses: []netip.Addr{n.Address},
@@ -105,6 +94,40 @@ func Members(t testing.TB, p *plan.Plan) map[string]*member.Member {
 		members[n.Name] = m
 	}
 	return members
+}
+
+// authorities are those of a cluster of Members.
+type authorities struct{ cluster, etcd *pki.Authority }
+
+// issuers are the authorities by the plan's ID, for Renewed.
+var issuers sync.Map
+
+// Renewed are a member's certificates, made anew by its authorities.
+func Renewed(t testing.TB, m *member.Member) map[string]member.Pair {
+	t.Helper()
+	found, ok := issuers.Load(m.Plan.ID)
+	if !ok {
+		t.Fatal("the cluster is none of Members")
+	}
+	return issue(t, found.(authorities), m)
+}
+
+func issue(t testing.TB, by authorities, m *member.Member) map[string]member.Pair {
+	t.Helper()
+	out, n := map[string]member.Pair{}, m.Self
+	for _, purpose := range []string{member.ServiceCert, member.EtcdCert, member.EtcdClient} {
+		issuer := by.etcd
+		if purpose == member.ServiceCert {
+			issuer = by.cluster
+		}
+		pair, err := issuer.Issue(pki.Request{
+			Purpose: purpose, Node: n.Name, Names: []string{n.Name, n.Name + "." + m.Plan.Domain, "localhost"},
+			Addresses: []netip.Addr{n.Address, netip.MustParseAddr("127.0.0.1"), netip.MustParseAddr("::1")},
+		}, time.Now())
+		must(t, err)
+		out[purpose] = pair
+	}
+	return out
 }
 
 // Node is a node whose systemd is played by the test: it starts what is released
@@ -168,6 +191,17 @@ func (n *Node) network(self plan.Node) {
 	}
 }
 
+// Vanish takes a node off the network for good, so that another one may have its
+// address.
+func (n *Node) Vanish() {
+	n.t.Helper()
+	n.crash()
+	n.command("ip", "link", "delete", fmt.Sprintf("port%d", n.net))
+}
+
+// Inside is a command line that runs in the node's network.
+func (n *Node) Inside(argv ...string) []string { return n.inside(argv...) }
+
 // inside runs a command line in the node's network.
 func (n *Node) inside(argv ...string) []string {
 	return append([]string{"nsenter", "--net=/proc/" + strconv.Itoa(n.net) + "/ns/net"}, argv...)
@@ -200,6 +234,8 @@ func (s systemd) Run(ctx context.Context, c node.Command) (string, error) {
 	switch {
 	case slices.Contains(c.Argv, "start"):
 		s.node.StartUnit(unit)
+	case slices.Contains(c.Argv, "stop"):
+		s.node.StopUnit(unit)
 	case slices.Contains(c.Argv, "restart"):
 		s.node.StopUnit(unit)
 		s.node.StartUnit(unit)
@@ -341,10 +377,11 @@ func (n *Node) StopUnit(unit string) {
 func (n *Node) crash() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	for _, p := range n.units {
+	for unit, p := range n.units {
 		p.stop()
 		p.signal(syscall.SIGKILL)
 		<-p.done
+		delete(n.units, unit)
 	}
 }
 
