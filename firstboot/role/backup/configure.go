@@ -32,6 +32,7 @@ func (Configure) Apply(ctx context.Context, n *node.Node) error {
 		}
 		return n.Nudge(ctx, "stop", Unit)
 	}
+	keys := false
 	if len(m.Plan.BackupPeers(m.Self.Name)) > 0 {
 		pair, ok := m.Certificates[member.BackupCert]
 		if !ok {
@@ -39,16 +40,18 @@ func (Configure) Apply(ctx context.Context, n *node.Node) error {
 				WithMend("write the node's seed anew: slipway seed")
 		}
 		for name, content := range map[string]string{"ca.pem": m.Authority, "backup.pem": pair.Certificate, "backup-key.pem": pair.Key} {
-			if _, err := n.EnsureFor(user, pkiDir+"/"+name, 0o600, content); err != nil {
+			changed, err := n.EnsureFor(user, pkiDir+"/"+name, 0o600, content)
+			if err != nil {
 				return err
 			}
+			keys = keys || changed // which the server reads when it is told to, and not before
 		}
 	}
 	text, err := render(m)
 	if err != nil {
 		return err
 	}
-	if changed, err := n.EnsureFor(user, configPath, 0o600, text); err != nil || !changed {
+	if changed, err := n.EnsureFor(user, configPath, 0o600, text); err != nil || !changed && !keys {
 		return err
 	}
 	return n.Nudge(ctx, "reload", Unit)

@@ -2,7 +2,9 @@ package backup
 
 import (
 	"context"
+	"fmt"
 	"net/netip"
+	"os"
 	"os/exec"
 	"regexp"
 	"slices"
@@ -12,6 +14,7 @@ import (
 
 	"github.com/slipwayhq/slipway/firstboot/member"
 	"github.com/slipwayhq/slipway/firstboot/node"
+	"github.com/slipwayhq/slipway/firstboot/nodetest"
 	"github.com/slipwayhq/slipway/firstboot/plan"
 	"github.com/slipwayhq/slipway/firstboot/status"
 	"github.com/slipwayhq/slipway/internal/fault"
@@ -174,6 +177,43 @@ func TestWhatPgBackRestComplainsOfIsSaidInOtherWords(t *testing.T) {
 			if slices.ContainsFunc(argv, func(word string) bool { return strings.Contains(word, "sesame") }) {
 				t.Errorf("the passphrase stands in %q", argv)
 			}
+		}
+	}
+}
+
+// told is a node whose systemd notes what it is told.
+type told struct{ commands []string }
+
+func (s *told) Run(_ context.Context, c node.Command) (string, error) {
+	if slices.Contains(c.Argv, "is-active") {
+		return "active", nil
+	}
+	s.commands = append(s.commands, strings.Join(c.Argv, " "))
+	return "", nil
+}
+
+func TestTheServerReadsKeysThatWereExchanged(t *testing.T) {
+	systemd := &told{}
+	n := &node.Node{Root: t.TempDir(), Report: &nodetest.Said{}, Run: systemd}
+	for path, text := range map[string]string{
+		"/etc/passwd": fmt.Sprintf("postgres:x:%d:%d::/:/bin/sh\n", os.Getuid(), os.Getgid()), "/run/systemd/system/.keep": "", "/usr/bin/systemctl": "#!\n",
+	} {
+		if _, err := n.Write(path, 0o755, []byte(text)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	n.Member = among(t, &plan.Backup{Repository: "keep", KeepFull: 2, KeepDiff: 5, WALQueue: 512}, "db2", nil)
+	const reload = "systemctl --no-block reload pgbackrest.service"
+	for i, c := range []struct {
+		key  string
+		want int
+	}{{"one", 1}, {"one", 1}, {"another", 2}} {
+		n.Member.Certificates = map[string]member.Pair{member.BackupCert: {Certificate: "certificate " + c.key, Key: "key " + c.key}}
+		if err := (Configure{}).Apply(t.Context(), n); err != nil {
+			t.Fatal(err)
+		}
+		if len(systemd.commands) != c.want || systemd.commands[c.want-1] != reload {
+			t.Errorf("round %d, key %q: told %q, want %d times %q", i+1, c.key, systemd.commands, c.want, reload)
 		}
 	}
 }

@@ -149,6 +149,8 @@ func (k *kept) restore(t *testing.T, target string) *Restore {
 	if err := TakePart(t.Context(), k.first.Node.Node.Node); fault.Of(err) != fault.Failed {
 		t.Errorf("took part with nothing there: %v", err)
 	}
+	// An attempt ended before it had written down what it restores.
+	k.first.Output(t, "install", "-d", "-o", user, "-g", user, "-m", "700", dataDir+"/base/1")
 	short, cancel := context.WithTimeout(t.Context(), 700*time.Millisecond)
 	if _, err := BringBack(short, k.first.Node.Node.Node, want, say); err == nil {
 		t.Log("was not interrupted in time")
@@ -236,7 +238,7 @@ func TestADatabaseIsBroughtBackToATimeAndIntoAFreshCluster(t *testing.T) {
 		n.StopUnit(Unit)
 		n.StopUnit("etcd.service")
 		n.StopUnit(backup.Unit)
-		n.Leave()
+		n.Vanish()
 	}
 	raise(t, k)
 	if _, err := backup.Make(t.Context(), k.keeper.Node.Node, "full"); fault.Of(err) != fault.Integrity || !strings.Contains(fault.Mend(err), "slipway restore") {

@@ -83,6 +83,13 @@ func (r *Restore) lastWords() string {
 // fetch has pgBackRest restore a backup. What is there of an earlier attempt is
 // used again.
 func fetch(ctx context.Context, n *node.Node, want Request, say func(string)) error {
+	// One that ended before pgBackRest had written down what it restores has left
+	// directories, which pgBackRest takes for somebody else's and refuses.
+	if !n.Exists(dataDir+"/PG_VERSION") && !n.Exists(dataDir+"/backup.manifest") {
+		if err := os.RemoveAll(n.Path(dataDir)); err != nil {
+			return err
+		}
+	}
 	if err := os.MkdirAll(n.Path(dataDir), 0o700); err != nil {
 		return err
 	}

@@ -239,8 +239,6 @@ func (s systemd) Run(ctx context.Context, c node.Command) (string, error) {
 	case slices.Contains(c.Argv, "restart"):
 		s.node.StopUnit(unit)
 		s.node.StartUnit(unit)
-	case slices.Contains(c.Argv, "stop"):
-		s.node.StopUnit(unit)
 	case slices.Contains(c.Argv, "reload"):
 		s.node.reload(unit)
 	case slices.Contains(c.Argv, "is-active"):
@@ -383,11 +381,6 @@ func (n *Node) crash() {
 		<-p.done
 		delete(n.units, unit)
 	}
-}
-
-// Leave takes the node out of the network, for another to have its address.
-func (n *Node) Leave() {
-	exec.Command("ip", "link", "delete", fmt.Sprintf("port%d", n.net)).Run()
 }
 
 // On runs a program of the node in the node's own network.
