@@ -35,6 +35,7 @@ fuzz:
 
 ## make long         the cluster stories that take hours: two sites, orders of power-on with figures, upgrades, a drill
 long: setup bin/slipway
+	$(GO) test -tags long -run 'TestAReplicaThatIsGone|TestPasswordsAndCertificates' -timeout 30m -v ./firstboot/role/database
 	$(GO) test -tags long -p 1 -run 'TestPostgresHA|TestOrders|TestUpgrade|TestThePair' -timeout 3h -v ./qemu-tests/cluster ./qemu-tests/drill/short
 
 DRILL_CLUSTER ?= examples/postgres-ha/cluster.yaml
@@ -60,7 +61,7 @@ drill: setup bin/slipway
 lint:
 	@fmt=$$(gofmt -l cmd builder firstboot internal qemu-tests); [ -z "$$fmt" ] || { echo "gofmt: $$fmt"; exit 1; }
 	$(GO) vet ./...
-	$(GO) vet -tags long ./qemu-tests/cluster ./qemu-tests/drill/short
+	$(GO) vet -tags long ./qemu-tests/cluster ./qemu-tests/drill/short ./firstboot/role/database
 
 setup:
 	@qemu-tests/setup
