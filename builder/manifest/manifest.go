@@ -79,6 +79,7 @@ type Role struct {
 	Ports    []Port   `json:"ports"`    // what the firewall lets in
 	Services []string `json:"services"` // systemd units that make the role's service
 	VM       VM       `json:"vm"`
+	Product  Product  `json:"product,omitzero"`
 }
 
 // Parse reads a manifest and refuses one of a format that it does not know.

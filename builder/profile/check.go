@@ -30,7 +30,7 @@ func parse(file string, data []byte) (*Profile, error) {
 	if err := doc.decode(p); err != nil {
 		return nil, err
 	}
-	for _, check := range []func(*document, *Profile) error{checkNames, checkLists, checkPaths, checkPorts, checkVM} {
+	for _, check := range []func(*document, *Profile) error{checkNames, checkLists, checkPaths, checkPorts, checkVM, checkImages, checkProduct} {
 		if err := check(doc, p); err != nil {
 			return nil, err
 		}

@@ -53,6 +53,13 @@ type Profile struct {
 	// Services are the units that make the role's service.
 	Services []string `yaml:"services"`
 	VM       VM       `yaml:"vm"`
+	// Debs are directories of the project with packages that no archive has, by their
+	// paths below it.
+	Debs []string `yaml:"debs"`
+	// Images are the OCI images that ride in the appliance.
+	Images []Image `yaml:"images"`
+	// Product is what the agent does for the product.
+	Product manifest.Product `yaml:"product"`
 	// Preseed is files, by absolute path, that stand before maintainer scripts
 	// run, such as answers that a package's postinst reads.
 	Preseed map[string]string `yaml:"preseed"`
@@ -65,6 +72,23 @@ type VM struct {
 	CPUs   int  `yaml:"cpus"`
 	Memory Size `yaml:"memory"`
 	Disk   Size `yaml:"disk"`
+}
+
+// Image is an OCI image and where it comes from: one of Go, Registry, Layout and
+// Tarball.
+type Image struct {
+	// Name is what the node knows the image by, such as acme/portal or acme/portal:2.
+	Name string `yaml:"name"`
+	// Go is the path of a command of the project's Go module, such as ./service, which
+	// becomes the image's only program.
+	Go string `yaml:"go"`
+	// Registry is a reference: HOST/REPOSITORY:TAG or HOST/REPOSITORY@DIGEST.
+	Registry string `yaml:"registry"`
+	// Layout is a directory of the project with an OCI image layout of one image.
+	Layout string `yaml:"layout"`
+	// Tarball is a file of the project as docker save writes it, or an OCI image
+	// layout in a tar archive.
+	Tarball string `yaml:"tarball"`
 }
 
 // File is the path that the profile was read from.
@@ -175,6 +199,7 @@ func (s *Set) Marker(p *Profile) manifest.Role {
 		State:    state,
 		Ports:    append(append([]manifest.Port{}, s.Base.Ports...), p.Ports...),
 		Services: append(append([]string{}, s.Base.Services...), p.Services...),
+		Product:  p.Product,
 		VM:       manifest.VM{CPUs: p.VM.CPUs, Memory: int64(p.VM.Memory), Disk: int64(p.VM.Disk)},
 	}
 }
