@@ -44,6 +44,8 @@ type Plan struct {
 	// Revoked are the serial numbers, hexadecimal, of agents' certificates that count
 	// no more: of machines that were replaced or taken out, as long as they are valid.
 	Revoked []string `json:"revoked,omitempty"`
+	// Swarm is nil where there are no dispatchers.
+	Swarm *Swarm `json:"swarm,omitempty"`
 }
 
 // Site is a place with a database cluster of its own.
@@ -127,6 +129,8 @@ type VIP struct {
 type Database struct {
 	Name  string `json:"name"`
 	Owner string `json:"owner"`
+	// UsedBy are the roles whose products keep their data in it.
+	UsedBy []string `json:"used_by,omitempty"`
 }
 
 // PasswordKey is the name of the owner's password among the secrets.
@@ -161,6 +165,39 @@ func (p *Plan) Site(name string) (Site, error) {
 
 // DatabaseRole reports whether a role runs PostgreSQL.
 func DatabaseRole(role string) bool { return role == "db-master" || role == "db-replica" }
+
+// Swarm are the parameters of the Docker Swarm of each site's dispatchers.
+type Swarm struct {
+	// Autolock has the managers' state encrypted with a key that is on none of their
+	// disks.
+	Autolock bool `json:"autolock,omitempty"`
+	// DataPathPort is the UDP port of its overlay networks (VXLAN, RFC 7348).
+	DataPathPort int `json:"data_path_port"`
+}
+
+// DispatcherRole is the role whose nodes are the managers of a swarm.
+const DispatcherRole = "dispatcher"
+
+// ProductRole reports whether nodes of a role run a product, and so have a
+// certificate for its services.
+func ProductRole(role string) bool {
+	return role == "broker" || role == "gateway" || role == DispatcherRole
+}
+
+// DatabaseFor is the database that the products of a role keep their data in.
+func (p *Plan) DatabaseFor(role string) (Database, bool) {
+	for _, d := range p.Databases {
+		if slices.Contains(d.UsedBy, role) {
+			return d, true
+		}
+	}
+	return Database{}, false
+}
+
+// Alike are the nodes of a site with a role, by name.
+func (p *Plan) Alike(site, role string) []Node {
+	return p.nodes(func(n Node) bool { return n.Site == site && n.Role == role })
+}
 
 // DatabaseNodes are the nodes of a site that run PostgreSQL, by name.
 func (p *Plan) DatabaseNodes(site string) []Node {

@@ -65,7 +65,7 @@ func (w *writer) requests(n topology.Node) []pki.Request {
 	agent.URI = pki.NodeURI(w.v.ID(), n.Name)
 	out := []pki.Request{agent}
 	database := plan.DatabaseRole(n.Role)
-	if database || n.Role == "balancer" {
+	if database || n.Role == "balancer" || plan.ProductRole(n.Role) {
 		service := request(member.ServiceCert)
 		for _, v := range w.plan.Answers(n.Name) {
 			service.Names = append(slices.Clip(service.Names), v.Names...)
@@ -94,6 +94,7 @@ func (w *writer) requests(n topology.Node) []pki.Request {
 // secrets are the passwords that a node needs. All databases of a cluster share
 // one set: a standby site replicates with the first site's, and after it is
 // promoted its databases are those of the first.
+// A product has the password of its own database.
 // Whoever makes the backups has their passphrase: the repository, or with S3 the
 // databases, which need the storage's keys then.
 func (w *writer) secrets(n topology.Node) (map[string]string, error) {
@@ -102,6 +103,9 @@ func (w *writer) secrets(n topology.Node) (map[string]string, error) {
 	s3 := database && w.plan.Backup != nil && w.plan.Backup.S3 != nil
 	for _, name := range Passwords(w.plan, plan.Node{Name: n.Name, Role: n.Role}) {
 		out[name] = w.v.EnsureSecret(name)
+	}
+	if d, ok := w.plan.DatabaseFor(n.Role); ok {
+		out[d.PasswordKey()] = w.v.EnsureSecret(d.PasswordKey())
 	}
 	if w.plan.Keeps(n.Name) || s3 {
 		out[plan.BackupCipher] = w.v.EnsureSecret(plan.BackupCipher)

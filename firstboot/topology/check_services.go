@@ -73,7 +73,7 @@ func (c *checker) ports(field string, v VIP) {
 
 // databases checks what is asked of PostgreSQL and Patroni.
 func (c *checker) databases() {
-	taken := c.register()
+	taken, users := c.register(), c.register()
 	for i, d := range c.Databases {
 		field := at("databases", i)
 		if wrong, mend := sqlName(d.Name, reservedDatabases); d.Name != "" && wrong != "" {
@@ -88,6 +88,14 @@ func (c *checker) databases() {
 			c.wrong(field+".owner", "name an owner", "is missing: the database's own name %q is taken among the roles", d.Owner)
 		}
 		taken.add(field+".name", d.Name, "keep one of them", "the database %s", short(d.Name))
+		for j, role := range d.UsedBy {
+			field := at(field+".used_by", j)
+			if role != "" && !plan.ProductRole(role) {
+				c.wrong(field, "write broker, gateway or dispatcher", "nodes of the role %q use no database", short(role))
+				continue
+			}
+			users.add(field, role, "a product has one database", "the role %s", short(role))
+		}
 	}
 	if len(c.Databases) > 0 && !slices.ContainsFunc(c.Nodes, func(n Node) bool { return n.Role == dbMaster }) {
 		c.wrong("databases", "add a db-master, or take the databases out", "no node runs PostgreSQL")
@@ -97,10 +105,25 @@ func (c *checker) databases() {
 			c.wrong("roles.database.parameters."+name, mend, "%s", wrong)
 		}
 	}
+	c.swarm()
 	const field = "roles.database.patroni"
 	p := c.Roles.Database.Patroni
 	if p.TTL > 0 && p.LoopWait > 0 && p.RetryTimeout > 0 && p.LoopWait+2*p.RetryTimeout > p.TTL {
 		c.wrong(field, "raise ttl, or lower the other two", "loop_wait + 2 * retry_timeout is %d, more than ttl (%d): a healthy primary could lose its lock",
 			p.LoopWait+2*p.RetryTimeout, p.TTL)
+	}
+}
+
+// swarmPorts are those that a dispatcher has other uses for.
+var swarmPorts = map[int]string{2377: "Swarm's management", 7946: "Swarm's gossip"}
+
+// swarm checks the parameters of dispatchers.
+func (c *checker) swarm() {
+	const field = "roles.dispatcher.data_path_port"
+	if by := swarmPorts[c.Roles.Dispatcher.DataPathPort]; by != "" {
+		c.wrong(field, "choose another", "port %d is taken by %s", c.Roles.Dispatcher.DataPathPort, by)
+	}
+	if c.lines["roles.dispatcher"] > 0 && !slices.ContainsFunc(c.Nodes, func(n Node) bool { return n.Role == dispatcher }) {
+		c.doubt("roles.dispatcher", "add dispatchers, or take it out", "there is no dispatcher")
 	}
 }

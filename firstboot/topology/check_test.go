@@ -55,6 +55,15 @@ func spoil(t *testing.T, pairs ...string) string {
 	return text
 }
 
+// dispatchers are lines of as many nodes in site a.
+func dispatchers(count int) string {
+	var b strings.Builder
+	for i := range count {
+		fmt.Fprintf(&b, "  - {name: disp%d, role: dispatcher, site: a, nics: [{network: lan, address: 192.0.2.%d}]}\n", i+1, 41+i)
+	}
+	return b.String()
+}
+
 const repositoryNode = "  - {name: bak1, role: repository, site: a, nics: [{network: lan, address: 192.0.2.31}]}\n"
 
 // backedUp is base with backups.
@@ -210,6 +219,10 @@ func TestEveryMistakeIsFoundAtItsLineWithAMend(t *testing.T) {
 		{"a balancer with nothing behind", spoil(t, "name: far1, role: db-master", "name: far1, role: balancer"), "28: nodes[4].role: site b has no db-master, broker, gateway, dispatcher"},
 		{"a gateway without a broker", spoil(t, "name: lb2, role: balancer", "name: lb2, role: gateway"), "27: nodes[3].role: site a has no broker"},
 		{"a broker without a database", spoil(t, "name: far1, role: db-master", "name: far1, role: broker"), "28: nodes[4].role: site b has no db-master"},
+		{"a database for a role that has none", spoil(t, "owner: clerk", "owner: clerk, used_by: [balancer]"), "20: databases[0].used_by[0]: nodes of the role \"balancer\" use no database"},
+		{"two databases for a role", spoil(t, "{name: app, owner: clerk}", "{name: app, owner: clerk, used_by: [broker]}\n  - {name: more, used_by: [broker]}"), "21: databases[1].used_by[0]: the role broker also stands at databases[0].used_by[0]"},
+		{"a port of Swarm's own", spoil(t, "roles:\n", "roles:\n  dispatcher: {data_path_port: 7946}\n"), "22: roles.dispatcher.data_path_port: port 7946 is taken by Swarm's gossip"},
+		{"nine dispatchers", base + dispatchers(9), "37: nodes[13].role: site a has 9 dispatchers"},
 		{"two dispatchers", spoil(t, "name: lb1, role: balancer", "name: lb1, role: dispatcher", "name: lb2, role: balancer", "name: lb2, role: dispatcher"), "27: nodes[3].role: site a has 2 dispatchers"},
 		{"backups nowhere", backedUp(t, "schedule: {full: never}"), "23: backup: it does not say where backups are kept"},
 		{"backups in two places", backedUp(t, "repository: bak1, s3: {endpoint: s3.example.org, bucket: orders, region: eu-1}"), "23: backup.s3: backups are kept on a repository or on S3, not on both"},

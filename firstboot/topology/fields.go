@@ -15,24 +15,25 @@ import (
 // keys are the fields of every kind of mapping; a kind has the same name among
 // the schema's definitions.
 var keys = map[string][]string{
-	"cluster":       {"slipway", "name", "domain", "networks", "sites", "dns", "ntp", "users", "clients", "vips", "databases", "backup", "roles", "nodes"},
-	"network":       {"subnet", "gateway", "vlan", "mtu"},
-	"site":          {"standby_of", "witness", "consensus"},
-	"dns":           {"servers", "search"},
-	"user":          {"name", "keys", "sudo"},
-	"vip":           {"name", "site", "address", "network", "on", "router_id", "names", "ports"},
-	"ports":         {"read_write", "read_only"},
-	"database":      {"name", "owner"},
-	"backup":        {"repository", "s3", "schedule", "retention", "archive_timeout", "wal_queue"},
-	"s3":            {"endpoint", "bucket", "region", "path", "style"},
-	"schedule":      {"full", "diff"},
-	"retention":     {"full", "diff"},
-	"roles":         {"database"},
-	"database_role": {"max_connections", "max_slot_wal_keep", "parameters", "patroni"},
-	"patroni":       {"ttl", "loop_wait", "retry_timeout", "primary_start_timeout", "maximum_lag"},
-	"node":          {"name", "role", "site", "nics", "size", "vrrp_priority"},
-	"nic":           {"network", "address", "mac"},
-	"size":          {"cpus", "memory", "disk"},
+	"cluster":         {"slipway", "name", "domain", "networks", "sites", "dns", "ntp", "users", "clients", "vips", "databases", "backup", "roles", "nodes"},
+	"network":         {"subnet", "gateway", "vlan", "mtu"},
+	"site":            {"standby_of", "witness", "consensus"},
+	"dns":             {"servers", "search"},
+	"user":            {"name", "keys", "sudo"},
+	"vip":             {"name", "site", "address", "network", "on", "router_id", "names", "ports"},
+	"ports":           {"read_write", "read_only"},
+	"database":        {"name", "owner", "used_by"},
+	"backup":          {"repository", "s3", "schedule", "retention", "archive_timeout", "wal_queue"},
+	"s3":              {"endpoint", "bucket", "region", "path", "style"},
+	"schedule":        {"full", "diff"},
+	"retention":       {"full", "diff"},
+	"roles":           {"database", "dispatcher"},
+	"database_role":   {"max_connections", "max_slot_wal_keep", "parameters", "patroni"},
+	"dispatcher_role": {"autolock", "data_path_port"},
+	"patroni":         {"ttl", "loop_wait", "retry_timeout", "primary_start_timeout", "maximum_lag"},
+	"node":            {"name", "role", "site", "nics", "size", "vrrp_priority"},
+	"nic":             {"network", "address", "mac"},
+	"size":            {"cpus", "memory", "disk"},
 }
 
 // Ports of services. postgresPort is PostgreSQL's on a database node, as the
@@ -40,6 +41,7 @@ var keys = map[string][]string{
 const (
 	postgresPort = 5432
 	readOnlyPort = 5433
+	dataPathPort = 4789 // of overlay networks (RFC 7348, 8: VXLAN's port)
 )
 
 // defaultDatabase are the parameters of databases that the file leaves out.
@@ -55,7 +57,7 @@ func defaultDatabase() DatabaseRole {
 }
 
 func (r *reader) topology(root value) *Topology {
-	t := &Topology{Roles: Roles{Database: defaultDatabase()}}
+	t := &Topology{Roles: Roles{Database: defaultDatabase(), Dispatcher: plan.Swarm{DataPathPort: dataPathPort}}}
 	o := root.object("cluster")
 	if v, ok := o.need("slipway", "write \"slipway: 1\" at the top"); ok {
 		v.number(Format, Format, "write \"slipway: 1\", the only format so far")
@@ -100,8 +102,12 @@ func (r *reader) topology(root value) *Topology {
 		t.Backup = v.backup()
 	}
 	if v, ok := o.get("roles"); ok {
-		if v, ok := v.object("roles").get("database"); ok {
+		roles := v.object("roles")
+		if v, ok := roles.get("database"); ok {
 			v.databaseRole(&t.Roles.Database)
+		}
+		if v, ok := roles.get("dispatcher"); ok {
+			v.dispatcherRole(&t.Roles.Dispatcher)
 		}
 	}
 	if _, ok := o.need("nodes", "list the machines of the cluster"); ok {
@@ -279,7 +285,18 @@ func (v value) database() plan.Database {
 	if v, ok := o.get("owner"); ok {
 		d.Owner, _ = v.text()
 	}
+	d.UsedBy = texts(o, "used_by")
 	return d
+}
+
+func (v value) dispatcherRole(d *plan.Swarm) {
+	o := v.object("dispatcher_role")
+	if v, ok := o.get("autolock"); ok {
+		d.Autolock = v.truth()
+	}
+	if v, ok := o.get("data_path_port"); ok {
+		d.DataPathPort, _ = v.number(1024, 49151, "Docker takes 1024 to 49151; 4789 is VXLAN's own, which VMware NSX uses as well")
+	}
 }
 
 func (v value) databaseRole(d *DatabaseRole) {

@@ -17,7 +17,7 @@ const (
 	balancer   = "balancer"
 	broker     = "broker"
 	gateway    = "gateway"
-	dispatcher = "dispatcher"
+	dispatcher = plan.DispatcherRole
 	repository = plan.RepositoryRole
 )
 
@@ -46,6 +46,10 @@ func (t *Topology) Plan() *plan.Plan {
 		network, _ := t.Network(v.Network)
 		p.VIPs = append(p.VIPs, plan.VIP{Name: v.Name, Site: v.Site, On: v.On, RouterID: v.RouterID, Names: slices.Clone(v.Names),
 			Address: netip.PrefixFrom(v.Address, network.Subnet.Bits()), ReadWrite: v.ReadWrite, ReadOnly: v.ReadOnly})
+	}
+	if slices.ContainsFunc(t.Nodes, func(n Node) bool { return n.Role == dispatcher }) {
+		swarm := t.Roles.Dispatcher
+		p.Swarm = &swarm
 	}
 	slices.SortFunc(p.Sites, func(a, b plan.Site) int { return cmp.Compare(a.Name, b.Name) })
 	slices.SortFunc(p.Nodes, func(a, b plan.Node) int { return cmp.Compare(a.Name, b.Name) })

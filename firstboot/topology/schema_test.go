@@ -114,6 +114,9 @@ func TestTheSchemaRefusesWhatIsWrongAsTheParserDoes(t *testing.T) {
 		"backups twice":     backedUp(t, "repository: bak1, s3: {endpoint: s3.example.org, bucket: orders, region: eu-1}"),
 		"a backup's time":   backedUp(t, "repository: bak1, schedule: {diff: \"1:30\"}"),
 		"a bucket's name":   backedUp(t, "s3: {endpoint: s3.example.org, bucket: Orders, region: eu-1}"),
+		"who uses it":       spoil(t, "owner: clerk", "owner: clerk, used_by: [balancer]"),
+		"a path's port":     spoil(t, "roles:\n", "roles:\n  dispatcher: {data_path_port: 443}\n"),
+		"no truth of locks": spoil(t, "roles:\n", "roles:\n  dispatcher: {autolock: perhaps}\n"),
 		"no nodes":          base[:strings.Index(base, "nodes:")],
 		"an empty list":     base[:strings.Index(base, "nodes:")] + "nodes: []\n",
 	} {

@@ -98,7 +98,8 @@ type VIP struct {
 
 // Roles are parameters, by kind of node.
 type Roles struct {
-	Database DatabaseRole
+	Database   DatabaseRole
+	Dispatcher plan.Swarm
 }
 
 // DatabaseRole are the parameters of db-master and db-replica.
