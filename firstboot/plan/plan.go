@@ -24,7 +24,12 @@ const (
 	PatroniPort  = 8008 // Patroni's REST API
 	EtcdPort     = 2379 // etcd, for clients
 	EtcdPeerPort = 2380 // etcd, for its other members
+	FrontPort    = 8405 // balancers, for each other
+	DesktopPort  = 5900 // desktops, for gateways
 )
+
+// HealthPort is where HAProxy says on a balancer's loopback whether it serves.
+const HealthPort = 8404
 
 // Plan is a cluster, worked out.
 type Plan struct {
@@ -122,7 +127,21 @@ type VIP struct {
 	// database nodes there is no ReadOnly (0).
 	ReadWrite int `json:"read_write"`
 	ReadOnly  int `json:"read_only,omitempty"`
+	// HTTP and HTTPS are the ports that lead to the site's brokers, Gateway and
+	// Tunnel those that lead to its gateways, for browsers and for other programs. 0
+	// where the site has none of them.
+	HTTP    int `json:"http,omitempty"`
+	HTTPS   int `json:"https,omitempty"`
+	Gateway int `json:"gateway,omitempty"`
+	Tunnel  int `json:"tunnel,omitempty"`
+	// Certificate says that the administrator has a certificate for the address: the
+	// balancers have it among their secrets, under CertificateKey.
+	Certificate bool `json:"certificate,omitempty"`
 }
+
+// CertificateKey is the name of the administrator's certificate for the address
+// among the secrets: the chain and its private key, PEM.
+func (v VIP) CertificateKey() string { return "certificate-" + v.Name }
 
 // Database is a database that the cluster makes for an application. The
 // owner's password is among the cluster's secrets, under PasswordKey.
@@ -142,6 +161,24 @@ const (
 	ReplicationPassword = "postgres-replication"
 	RewindPassword      = "postgres-rewind"
 )
+
+// Roles of a cluster that brings people to their desktops.
+const (
+	BrokerRole  = "broker"
+	GatewayRole = "gateway"
+	DesktopRole = "desktop"
+)
+
+// Names of the secrets of such a cluster.
+const (
+	BrokerAdmin = "broker-admin" // password of the first administrator
+	GatewayKey  = "gateway-key"  // by which brokers know gateways
+)
+
+// BrokersName is a DNS name that the certificates of balancers carry for those who ask
+// the brokers through a virtual address from within the cluster, whatever
+// certificate others are shown there.
+const BrokersName = "brokers.slipway.internal"
 
 // Node finds a node by name.
 func (p *Plan) Node(name string) (Node, error) {
@@ -181,7 +218,7 @@ const DispatcherRole = "dispatcher"
 // ProductRole reports whether nodes of a role run a product, and so have a
 // certificate for its services.
 func ProductRole(role string) bool {
-	return role == "broker" || role == "gateway" || role == DispatcherRole
+	return role == BrokerRole || role == GatewayRole || role == DesktopRole || role == DispatcherRole
 }
 
 // DatabaseFor is the database that the products of a role keep their data in.
@@ -194,19 +231,17 @@ func (p *Plan) DatabaseFor(role string) (Database, bool) {
 	return Database{}, false
 }
 
-// Alike are the nodes of a site with a role, by name.
-func (p *Plan) Alike(site, role string) []Node {
-	return p.nodes(func(n Node) bool { return n.Site == site && n.Role == role })
-}
-
 // DatabaseNodes are the nodes of a site that run PostgreSQL, by name.
 func (p *Plan) DatabaseNodes(site string) []Node {
 	return p.nodes(func(n Node) bool { return n.Site == site && DatabaseRole(n.Role) })
 }
 
 // Balancers are the balancers of a site, by name.
-func (p *Plan) Balancers(site string) []Node {
-	return p.nodes(func(n Node) bool { return n.Site == site && n.Role == "balancer" })
+func (p *Plan) Balancers(site string) []Node { return p.With(site, "balancer") }
+
+// With are the nodes of a site that have a role, by name.
+func (p *Plan) With(site, role string) []Node {
+	return p.nodes(func(n Node) bool { return n.Site == site && n.Role == role })
 }
 
 // ConsensusNodes are the nodes of a site that run an etcd member, by name.

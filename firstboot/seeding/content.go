@@ -47,6 +47,8 @@ func (w *writer) content(n topology.Node) (c content, issued bool, err error) {
 	return c, issued, nil
 }
 
+const balancer = "balancer"
+
 // requests are the certificates that a node needs: that of its agent, and those
 // of the services that its role runs.
 func (w *writer) requests(n topology.Node) []pki.Request {
@@ -65,8 +67,11 @@ func (w *writer) requests(n topology.Node) []pki.Request {
 	agent.URI = pki.NodeURI(w.v.ID(), n.Name)
 	out := []pki.Request{agent}
 	database := plan.DatabaseRole(n.Role)
-	if database || n.Role == "balancer" || plan.ProductRole(n.Role) {
+	if database || n.Role == balancer || plan.ProductRole(n.Role) {
 		service := request(member.ServiceCert)
+		if n.Role == balancer && len(w.plan.With(n.Site, plan.BrokerRole)) > 0 {
+			service.Names = append(slices.Clip(service.Names), plan.BrokersName)
+		}
 		for _, v := range w.plan.Answers(n.Name) {
 			service.Names = append(slices.Clip(service.Names), v.Names...)
 			service.Addresses = append(slices.Clip(service.Addresses), v.Address.Addr())
@@ -100,6 +105,17 @@ func (w *writer) requests(n topology.Node) []pki.Request {
 func (w *writer) secrets(n topology.Node) (map[string]string, error) {
 	out := map[string]string{}
 	database := plan.DatabaseRole(n.Role)
+	switch n.Role {
+	case plan.BrokerRole:
+		out[plan.BrokerAdmin] = w.v.EnsureSecret(plan.BrokerAdmin)
+		out[plan.GatewayKey] = w.v.EnsureSecret(plan.GatewayKey)
+	case plan.GatewayRole:
+		out[plan.GatewayKey] = w.v.EnsureSecret(plan.GatewayKey)
+	case balancer:
+		if err := w.certificates(n, out); err != nil {
+			return nil, err
+		}
+	}
 	s3 := database && w.plan.Backup != nil && w.plan.Backup.S3 != nil
 	for _, name := range Passwords(w.plan, plan.Node{Name: n.Name, Role: n.Role}) {
 		out[name] = w.v.EnsureSecret(name)

@@ -93,6 +93,11 @@ func planned(m *member.Member) (ports []manifest.Port, to Origins) {
 		ports = append(ports, manifest.Port{Port: strconv.Itoa(plan.BackupPort), Proto: "tcp", From: "backup", Why: "pgBackRest; mutual TLS"})
 	}
 	for _, v := range m.Plan.HeldBy(m.Self.Name) {
+		for _, port := range []int{v.HTTP, v.HTTPS, v.Gateway, v.Tunnel} {
+			if port != 0 {
+				ports = append(ports, manifest.Port{Port: strconv.Itoa(port), Proto: "tcp", From: "any", Why: "virtual address " + v.Name})
+			}
+		}
 		for _, port := range []int{v.ReadWrite, v.ReadOnly} {
 			if port == 0 {
 				continue

@@ -83,6 +83,7 @@ var needs = []struct {
 	{broker, []string{dbMaster}, "it keeps its sessions in a database"},
 	{gateway, []string{broker}, "it asks a broker who may pass"},
 	{gateway, []string{balancer}, "it reaches the brokers through a balancer"},
+	{desktop, []string{gateway}, "nobody else may reach it"},
 	{dispatcher, []string{dbMaster}, "its services keep their data in a database"},
 }
 

@@ -8,7 +8,7 @@ import (
 )
 
 // takenPorts are those that something else on a balancer listens on.
-var takenPorts = map[int]string{22: "SSH", plan.EtcdPort: "etcd", plan.EtcdPeerPort: "etcd", plan.PatroniPort: "Patroni", plan.APIPort: "the agent"}
+var takenPorts = map[int]string{22: "SSH", plan.EtcdPort: "etcd", plan.EtcdPeerPort: "etcd", plan.PatroniPort: "Patroni", plan.APIPort: "the agent", plan.HealthPort: "HAProxy's health", plan.FrontPort: "the balancers themselves"}
 
 // virtual checks the virtual addresses and who may hold them.
 func (c *checker) virtual() {
@@ -21,6 +21,7 @@ func (c *checker) virtual() {
 				"the VRRP id %d on network %s", v.RouterID, short(v.Network))
 		}
 		c.ports(field+".ports", v)
+		c.certificate(field+".certificate", v)
 		if !slices.Contains(c.siteNames(), v.Site) || v.On == "" {
 			continue
 		}
@@ -56,18 +57,52 @@ func (c *checker) ports(field string, v VIP) {
 		if v.ReadWrite != postgresPort && c.lines[field+".read_write"] > 0 {
 			c.wrong(field+".read_write", "take it out, or put the address on balancers", "on the databases themselves the port is PostgreSQL's, %d", postgresPort)
 		}
-		if c.lines[field+".read_only"] > 0 {
-			c.wrong(field+".read_only", "take it out, or put the address on balancers", "on the databases themselves the address leads to the writable primary only")
+		for _, key := range portKeys[1:] {
+			if c.lines[field+"."+key] > 0 {
+				c.wrong(field+"."+key, "take it out, or put the address on balancers", "on the databases themselves the address leads to the writable primary only")
+			}
 		}
 		return
 	}
 	if v.ReadWrite > 0 && v.ReadWrite == v.ReadOnly {
 		c.wrong(field, "give them two ports", "%d cannot be the port of both the primary and the replicas", v.ReadWrite)
 	}
-	for key, port := range map[string]int{"read_write": v.ReadWrite, "read_only": v.ReadOnly} {
+	ports := v.ports()
+	seen := map[int]string{}
+	for _, key := range portKeys {
+		port := *ports[key]
+		if role := leadsTo[key]; role != "" && len(c.in(v.Site, role)) == 0 {
+			if c.lines[field+"."+key] > 0 {
+				c.wrong(field+"."+key, "take it out, or add a "+role, "site %s has no %s", short(v.Site), role)
+			}
+			continue
+		}
 		if by := takenPorts[port]; by != "" {
 			c.wrong(field+"."+key, "choose another", "port %d is taken by %s on the node itself", port, by)
 		}
+		if other := seen[port]; port > 0 && other != "" && !(key == "read_only" && other == "read_write") {
+			c.wrong(field+"."+key, "choose another", "port %d is that of %s", port, other)
+		}
+		seen[port] = key
+	}
+}
+
+// portKeys are the fields of ports, in the order of the documentation; leadsTo are
+// the roles behind those that are open only where there are such nodes.
+var (
+	portKeys = []string{"read_write", "read_only", "http", "https", "gateway", "tunnel"}
+	leadsTo  = map[string]string{"http": broker, "https": broker, "gateway": gateway, "tunnel": gateway}
+)
+
+// certificate checks what can be seen of a certificate without its files, which
+// slipway seed reads.
+func (c *checker) certificate(field string, v VIP) {
+	switch {
+	case v.Certificate == nil:
+	case v.On == plan.OnDatabases:
+		c.wrong(field, "take it out, or put the address on balancers", "databases show the certificates of the cluster's own authority")
+	case len(c.in(v.Site, broker, gateway)) == 0 && slices.Contains(c.siteNames(), v.Site):
+		c.wrong(field, "take it out", "site %s has neither a broker nor a gateway, and databases show the certificates of the cluster's own authority", short(v.Site))
 	}
 }
 
@@ -90,7 +125,7 @@ func (c *checker) databases() {
 		taken.add(field+".name", d.Name, "keep one of them", "the database %s", short(d.Name))
 		for j, role := range d.UsedBy {
 			field := at(field+".used_by", j)
-			if role != "" && !plan.ProductRole(role) {
+			if role != "" && (!plan.ProductRole(role) || role == desktop) {
 				c.wrong(field, "write broker, gateway or dispatcher", "nodes of the role %q use no database", short(role))
 				continue
 			}

@@ -75,6 +75,14 @@ func backedUp(t *testing.T, fields string) string {
 	return text
 }
 
+// withDesktops is base with all that brings people to desktops.
+func withDesktops(t *testing.T, pairs ...string) string {
+	return spoil(t, pairs...) +
+		"  - {name: br1, role: broker, site: a, nics: [{network: lan, address: 192.0.2.31}]}\n" +
+		"  - {name: gw1, role: gateway, site: a, nics: [{network: lan, address: 192.0.2.41}]}\n" +
+		"  - {name: pc1, role: desktop, site: a, nics: [{network: lan, address: 192.0.2.51}]}\n"
+}
+
 // without keeps those lines of base that contain none of the words.
 func without(words ...string) string {
 	var kept []string
@@ -203,6 +211,15 @@ func TestEveryMistakeIsFoundAtItsLineWithAMend(t *testing.T) {
 		{"another port on databases", spoil(t, "on: balancers", "on: databases, ports: {read_write: 6432}"), "18: vips[0].ports.read_write: on the databases themselves"},
 		{"one port for both", spoil(t, "on: balancers", "on: balancers, ports: {read_only: 5432}"), "18: vips[0].ports: 5432 cannot be the port of both"},
 		{"a port that is taken", spoil(t, "on: balancers", "on: balancers, ports: {read_only: 7420}"), "18: vips[0].ports.read_only: port 7420 is taken by the agent"},
+
+		{"a front port on databases", spoil(t, "on: balancers", "on: databases, ports: {https: 8443}"), "18: vips[0].ports.https: on the databases themselves"},
+		{"a front port without brokers", spoil(t, "on: balancers", "on: balancers, ports: {https: 8443}"), "18: vips[0].ports.https: site a has no broker"},
+		{"a tunnel without gateways", spoil(t, "on: balancers", "on: balancers, ports: {tunnel: 1444}"), "18: vips[0].ports.tunnel: site a has no gateway"},
+		{"one port for two services", withDesktops(t, "on: balancers", "on: balancers, ports: {tunnel: 10443}"), "18: vips[0].ports.tunnel: port 10443 is that of gateway"},
+		{"a certificate on databases", spoil(t, "on: balancers", "on: databases, certificate: {chain: a, key: b}"), "18: vips[0].certificate: databases show the certificates"},
+		{"a certificate for databases alone", spoil(t, "on: balancers", "on: balancers, certificate: {chain: a, key: b}"), "18: vips[0].certificate: site a has neither a broker nor a gateway"},
+		{"a certificate without its key", withDesktops(t, "on: balancers", "on: balancers, certificate: {chain: a}"), "18: vips[0].certificate.key: is missing"},
+		{"a desktop without a gateway", spoil(t, "name: lb2, role: balancer", "name: lb2, role: desktop"), "27: nodes[3].role: site a has no gateway"},
 
 		// Sites, votes, roles.
 		{"an unknown role", spoil(t, "role: db-replica", "role: db-replicas"), "25: nodes[1].role: there is no role \"db-replicas\""},

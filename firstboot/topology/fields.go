@@ -20,8 +20,9 @@ var keys = map[string][]string{
 	"site":            {"standby_of", "witness", "consensus"},
 	"dns":             {"servers", "search"},
 	"user":            {"name", "keys", "sudo"},
-	"vip":             {"name", "site", "address", "network", "on", "router_id", "names", "ports"},
-	"ports":           {"read_write", "read_only"},
+	"vip":             {"name", "site", "address", "network", "on", "router_id", "names", "ports", "certificate"},
+	"ports":           {"read_write", "read_only", "http", "https", "gateway", "tunnel"},
+	"certificate":     {"chain", "key"},
 	"database":        {"name", "owner", "used_by"},
 	"backup":          {"repository", "s3", "schedule", "retention", "archive_timeout", "wal_queue"},
 	"s3":              {"endpoint", "bucket", "region", "path", "style"},
@@ -42,6 +43,10 @@ const (
 	postgresPort = 5432
 	readOnlyPort = 5433
 	dataPathPort = 4789 // of overlay networks (RFC 7348, 8: VXLAN's port)
+	httpPort     = 80
+	httpsPort    = 443
+	gatewayPort  = 10443
+	tunnelPort   = 1443
 )
 
 // defaultDatabase are the parameters of databases that the file leaves out.
@@ -260,19 +265,38 @@ func (v value) vip() VIP {
 	p.Names = texts(o, "names")
 	p.ReadWrite = postgresPort
 	if p.On == plan.OnBalancers {
-		p.ReadOnly = readOnlyPort
+		p.ReadOnly, p.HTTP, p.HTTPS, p.Gateway, p.Tunnel = readOnlyPort, httpPort, httpsPort, gatewayPort, tunnelPort
 	}
 	if v, ok := o.get("ports"); ok {
 		ports := v.object("ports")
-		const mend = "ports are 1 to 65535"
-		if v, ok := ports.get("read_write"); ok {
-			p.ReadWrite, _ = v.number(1, 65535, mend)
-		}
-		if v, ok := ports.get("read_only"); ok {
-			p.ReadOnly, _ = v.number(1, 65535, mend)
+		for key, into := range p.ports() {
+			if v, ok := ports.get(key); ok {
+				*into, _ = v.number(1, 65535, "ports are 1 to 65535")
+			}
 		}
 	}
+	if v, ok := o.get("certificate"); ok {
+		p.Certificate = v.certificate()
+	}
 	return p
+}
+
+// ports are the ports of a virtual address by their fields.
+func (v *VIP) ports() map[string]*int {
+	return map[string]*int{"read_write": &v.ReadWrite, "read_only": &v.ReadOnly,
+		"http": &v.HTTP, "https": &v.HTTPS, "gateway": &v.Gateway, "tunnel": &v.Tunnel}
+}
+
+func (v value) certificate() *Certificate {
+	o := v.object("certificate")
+	var c Certificate
+	if v, ok := o.need("chain", "name the file with the certificate and those above it, PEM"); ok {
+		c.Chain, _ = v.text()
+	}
+	if v, ok := o.need("key", "name the file with the certificate's private key, PEM"); ok {
+		c.Key, _ = v.text()
+	}
+	return &c
 }
 
 func (v value) database() plan.Database {

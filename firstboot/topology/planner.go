@@ -15,14 +15,15 @@ const (
 	dbMaster   = "db-master"
 	dbReplica  = "db-replica"
 	balancer   = "balancer"
-	broker     = "broker"
-	gateway    = "gateway"
+	broker     = plan.BrokerRole
+	gateway    = plan.GatewayRole
+	desktop    = plan.DesktopRole
 	dispatcher = plan.DispatcherRole
 	repository = plan.RepositoryRole
 )
 
 // roles are all of them.
-var roles = []string{dbMaster, dbReplica, balancer, broker, gateway, dispatcher, repository}
+var roles = []string{dbMaster, dbReplica, balancer, broker, gateway, desktop, dispatcher, repository}
 
 // witnessRoles are the roles beside databases whose appliance carries etcd, the
 // one that the planner prefers first.
@@ -43,9 +44,7 @@ func (t *Topology) Plan() *plan.Plan {
 			Addresses: t.addresses(n), VRRPPriority: n.VRRPPriority})
 	}
 	for _, v := range t.VIPs {
-		network, _ := t.Network(v.Network)
-		p.VIPs = append(p.VIPs, plan.VIP{Name: v.Name, Site: v.Site, On: v.On, RouterID: v.RouterID, Names: slices.Clone(v.Names),
-			Address: netip.PrefixFrom(v.Address, network.Subnet.Bits()), ReadWrite: v.ReadWrite, ReadOnly: v.ReadOnly})
+		p.VIPs = append(p.VIPs, t.planVIP(v))
 	}
 	if slices.ContainsFunc(t.Nodes, func(n Node) bool { return n.Role == dispatcher }) {
 		swarm := t.Roles.Dispatcher
@@ -55,6 +54,19 @@ func (t *Topology) Plan() *plan.Plan {
 	slices.SortFunc(p.Nodes, func(a, b plan.Node) int { return cmp.Compare(a.Name, b.Name) })
 	slices.SortFunc(p.VIPs, func(a, b plan.VIP) int { return cmp.Compare(a.Name, b.Name) })
 	slices.SortFunc(p.Databases, func(a, b plan.Database) int { return cmp.Compare(a.Name, b.Name) })
+	return p
+}
+
+func (t *Topology) planVIP(v VIP) plan.VIP {
+	network, _ := t.Network(v.Network)
+	p := plan.VIP{Name: v.Name, Site: v.Site, On: v.On, RouterID: v.RouterID, Names: slices.Clone(v.Names),
+		Address: netip.PrefixFrom(v.Address, network.Subnet.Bits()), ReadWrite: v.ReadWrite, ReadOnly: v.ReadOnly, Certificate: v.Certificate != nil}
+	if len(t.in(v.Site, broker)) > 0 {
+		p.HTTP, p.HTTPS = v.HTTP, v.HTTPS
+	}
+	if len(t.in(v.Site, gateway)) > 0 {
+		p.Gateway, p.Tunnel = v.Gateway, v.Tunnel
+	}
 	return p
 }
 

@@ -56,7 +56,8 @@ func TestTheSchemaTakesWhatIsRight(t *testing.T) {
 			"gateway: 192.0.2.1}", "gateway: 192.0.2.1, vlan: 7, mtu: 9000}",
 			"name: lb1,", "name: lb1, vrrp_priority: 254, size: {cpus: 2, memory: 1GiB, disk: 30 GiB},",
 			"a: {}", "a: {consensus: [db1, db2, lb1]}", "192.0.2.11}", "192.0.2.11, mac: 5254.0012.3456}",
-			"max_connections: 100", "max_slot_wal_keep: 1GiB")}
+			"max_connections: 100", "max_slot_wal_keep: 1GiB"),
+		"desktops": withDesktops(t, "on: balancers", "on: balancers, ports: {http: 8080, https: 8443, gateway: 10444, tunnel: 1444}, certificate: {chain: vdi.pem, key: vdi.key}")}
 	for _, fields := range []string{"repository: bak1", "repository: bak1, schedule: {full: never, diff: never}",
 		"repository: bak1, schedule: {full: mon 23:59, diff: \"00:00\"}, retention: {full: 2, diff: 7}, archive_timeout: 300, wal_queue: 1GiB",
 		"s3: {endpoint: s3.example.org, bucket: orders, region: eu-1}", "s3: {endpoint: \"192.0.2.99:9000\", bucket: orders, region: eu-1, path: /a/b, style: path}"} {

@@ -94,6 +94,17 @@ type VIP struct {
 	// ReadWrite and ReadOnly are ports; ReadOnly is 0 on database nodes.
 	ReadWrite int
 	ReadOnly  int
+	// HTTP and HTTPS lead to brokers, Gateway and Tunnel to gateways. They are 0 on
+	// database nodes, and of no use where the site has no such nodes.
+	HTTP, HTTPS, Gateway, Tunnel int
+	// Certificate is nil where the cluster's own authority vouches for the address.
+	Certificate *Certificate
+}
+
+// Certificate is one that the administrator has for a virtual address.
+type Certificate struct {
+	Chain string // file: the certificate and those that its authority signed it through, PEM
+	Key   string // file: its private key, PEM
 }
 
 // Roles are parameters, by kind of node.

@@ -1,11 +1,14 @@
-// Package balancer runs HAProxy in front of a site's databases. What goes in is
-// the node's part in its cluster (package member); what comes out is
-// /etc/haproxy/haproxy.cfg, a running HAProxy, and a report of its servers.
+// Package balancer runs HAProxy in front of a site's databases, brokers and
+// gateways. What goes in is the node's part in its cluster (package member); what
+// comes out is /etc/haproxy/haproxy.cfg, a running HAProxy, and a report of its
+// servers.
 //
 // Which database node takes writes is Patroni's word, asked over TLS and
 // checked against the cluster's authority (Patroni documentation, "Patroni REST
 // API", "Health check endpoints"). PostgreSQL's own TLS passes through
-// untouched: a client talks to the database end to end. The configuration
+// untouched: a client talks to the database end to end. Towards people TLS ends
+// here, with the cluster's certificate or the administrator's own, and begins anew
+// towards brokers and gateways, which must show theirs. The configuration
 // follows the HAProxy 3.0 Configuration Manual.
 //
 // Without a cluster the image's own configuration stays.
@@ -47,26 +50,25 @@ func (Configure) Apply(ctx context.Context, n *node.Node) error {
 	if err != nil {
 		return err
 	}
-	former, err := n.Read(authorityPath)
+	files, err := material(n.Member, settleFront(n.Member))
 	if err != nil {
 		return err
 	}
-	authority, err := n.Ensure(authorityPath, 0o644, n.Member.Authority)
+	changed, back, err := place(n, files)
 	if err != nil {
-		return err
+		return errors.Join(err, back())
 	}
 	same, err := isWritten(n, config)
-	if err != nil || same && !authority {
+	if err != nil || same && !changed {
 		return err
 	}
 	if err := check(ctx, n, config); err != nil {
-		_, restoreErr := n.Ensure(authorityPath, 0o644, string(former))
-		return errors.Join(err, restoreErr)
+		return errors.Join(err, back())
 	}
 	if _, err := n.Ensure(configPath, 0o644, config); err != nil {
 		return err
 	}
-	return n.Nudge(ctx, "reload", unit)
+	return errors.Join(tidy(n, files), n.Nudge(ctx, "reload", unit))
 }
 
 // applies reports whether the node is a balancer of a cluster.

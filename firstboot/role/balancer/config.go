@@ -29,9 +29,8 @@ type settings struct {
 	Lag     int64 // bytes that a replica may lack and still be read from; 0: any
 	// Sessions that each of the two ports takes, and all together.
 	WriteSessions, ReadSessions, Sessions int
-	// Brokers says that the cluster has web services to come, for which there is
-	// an honest answer until then.
-	Brokers bool
+	// Front is what stands before brokers and gateways; nil where there are none.
+	Front *front
 }
 
 // server is a database node.
@@ -55,7 +54,13 @@ func render(m *member.Member) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	t, err := template.New("haproxy.cfg").Funcs(template.FuncMap{"add": func(a, b int) int { return a + b }}).Parse(configTemplate)
+	t, err := template.New("haproxy.cfg").Funcs(template.FuncMap{
+		"add":    func(a, b int) int { return a + b },
+		"tunnel": func(a netip.AddrPort) netip.AddrPort { return netip.AddrPortFrom(a.Addr(), tunnelPort) },
+	}).Parse(configTemplate)
+	if err == nil {
+		_, err = t.Parse(frontTemplate)
+	}
 	if err != nil {
 		return "", err
 	}
@@ -68,8 +73,7 @@ func render(m *member.Member) (string, error) {
 func settle(m *member.Member) (*settings, error) {
 	s := &settings{
 		Cluster: m.Plan.Cluster, Site: m.Site.Name, PatroniPort: plan.PatroniPort, Interval: interval(m.Site.Patroni),
-		Standby: m.Site.StandbyOf != "", Lag: m.Site.Patroni.MaximumLag,
-		Brokers: slices.ContainsFunc(m.Plan.Nodes, func(n plan.Node) bool { return n.Role == "broker" }),
+		Standby: m.Site.StandbyOf != "", Lag: m.Site.Patroni.MaximumLag, Front: settleFront(m),
 	}
 	port, connections := m.Site.Postgres.Port, m.Site.Postgres.MaxConnections
 	if port == 0 {
@@ -99,7 +103,15 @@ func settle(m *member.Member) (*settings, error) {
 	s.ReadSessions = 2 * connections * max(1, len(s.Servers))
 	s.Sessions = s.WriteSessions + s.ReadSessions + otherSessions
 	names := []string{s.Cluster, s.Site}
-	for _, server := range s.Servers {
+	servers := s.Servers
+	if s.Front != nil {
+		s.Sessions += s.Front.Sessions
+		servers = slices.Concat(servers, s.Front.Brokers, s.Front.Gateways, s.Front.Others)
+		for _, v := range m.Plan.HeldBy(m.Self.Name) {
+			names = append(names, v.Name)
+		}
+	}
+	for _, server := range servers {
 		names = append(names, server.Name)
 	}
 	for _, name := range names {

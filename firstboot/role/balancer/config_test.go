@@ -3,9 +3,11 @@ package balancer
 import (
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 
+	"github.com/slipwayhq/slipway/firstboot/member"
 	"github.com/slipwayhq/slipway/firstboot/nodetest"
 	"github.com/slipwayhq/slipway/firstboot/plan"
 	"github.com/slipwayhq/slipway/internal/fault"
@@ -15,7 +17,27 @@ import (
 var variants = map[string]func(*plan.Plan){
 	"databases":    nil,
 	"a standby":    func(p *plan.Plan) { p.Sites[0].StandbyOf = "b" },
-	"brokers too":  func(p *plan.Plan) { p.Nodes = append(p.Nodes, plan.Node{Name: "web", Role: "broker", Site: "a"}) },
+	"desktops too": desktops,
+	"brokers alone": func(p *plan.Plan) {
+		desktops(p)
+		p.Nodes = slices.DeleteFunc(p.Nodes, func(n plan.Node) bool { return n.Role == plan.GatewayRole })
+		p.VIPs[0].Gateway, p.VIPs[0].Tunnel = 0, 0
+	},
+	"desktops behind one balancer": func(p *plan.Plan) {
+		desktops(p)
+		p.Nodes = slices.DeleteFunc(p.Nodes, func(n plan.Node) bool { return n.Name == "a-lb2" })
+	},
+	"desktops at other ports with a certificate": func(p *plan.Plan) {
+		desktops(p)
+		v := &p.VIPs[0]
+		v.HTTP, v.HTTPS, v.Gateway, v.Tunnel, v.Certificate = 8080, 8443, 10444, 1444, true
+	},
+	"desktops behind two addresses": func(p *plan.Plan) {
+		desktops(p)
+		v := p.VIPs[0]
+		v.Name, v.Address, v.Certificate = "more", netip.MustParsePrefix("127.77.1.9/24"), true
+		p.VIPs = append(p.VIPs, v)
+	},
 	"no databases": func(p *plan.Plan) { p.Nodes = p.Nodes[3:] },
 	"no address":   func(p *plan.Plan) { p.VIPs = nil },
 	"no read-only": func(p *plan.Plan) { p.VIPs[0].ReadOnly = 0 },
@@ -106,9 +128,51 @@ func TestOnlyABalancerWithBrokersListensForTheWeb(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got, want := strings.Contains(config, ":80"), name == "brokers too"; got != want {
-			t.Errorf("%s: listens on port 80: %t", name, got)
+		if got, want := strings.Contains(config, "frontend http "), strings.Contains(name, "desktops") || strings.Contains(name, "brokers"); got != want {
+			t.Errorf("%s: listens for the web: %t", name, got)
 		}
+		if strings.Contains(config, "frontend tunnel ") != strings.Contains(name, "desktops") {
+			t.Errorf("%s: listens for tunnels", name)
+		}
+	}
+}
+
+func TestABalancerWithoutTheCertificatesOfItsAddressesSaysSo(t *testing.T) {
+	for want, spoil := range map[string]func(*member.Member){
+		"lacks a certificate for that":                        func(m *member.Member) { m.Certificates = nil },
+		"has a certificate of its own, and the seed of a-lb1": func(m *member.Member) { m.Secrets = nil },
+	} {
+		n := nodetest.Start(t)
+		n.Member, _ = site(t, variants["desktops at other ports with a certificate"])
+		spoil(n.Member)
+		before := n.File(t, configPath)
+		err := (Configure{}).Apply(t.Context(), n.Node)
+		if fault.Of(err) != fault.Input || !strings.Contains(err.Error(), want) || n.File(t, configPath) != before {
+			t.Errorf("want %q: %v", want, err)
+		}
+	}
+}
+
+func TestAKeyThatNothingRefersToIsRemoved(t *testing.T) {
+	n := nodetest.Start(t)
+	n.Member, _ = site(t, variants["desktops at other ports with a certificate"])
+	apply := func() {
+		t.Helper()
+		if err := (Configure{}).Apply(t.Context(), n.Node); err != nil {
+			t.Fatal(err)
+		}
+	}
+	apply()
+	own := ownCertificate(n.Member.Plan.VIPs[0])
+	for _, path := range []string{own, clusterCertificate} {
+		if info, err := os.Stat(n.Path(path)); err != nil || info.Mode().Perm() != 0o600 {
+			t.Errorf("%s: %v, %v", path, info, err)
+		}
+	}
+	n.Member.Plan.VIPs[0].Certificate = false
+	apply()
+	if n.Exists(own) || !n.Exists(clusterCertificate) {
+		t.Error("the key of a certificate that is not used any more stays")
 	}
 }
 

@@ -42,8 +42,42 @@ func site(t testing.TB, change func(*plan.Plan)) (*member.Member, *pki.Authority
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &member.Member{
-		Block: member.Block{Cluster: "example", Node: self.Name, Authority: pair.Certificate},
+	m := &member.Member{
+		Block: member.Block{Cluster: "example", Node: self.Name, Authority: pair.Certificate, Certificates: map[string]member.Pair{}, Secrets: map[string]string{}},
 		CA:    authority.Cert, Plan: p, Self: self, Site: p.Sites[0],
-	}, authority
+	}
+	names := []string{self.Name, plan.BrokersName}
+	addresses := []netip.Addr{self.Address}
+	for _, v := range p.VIPs {
+		addresses = append(addresses, v.Address.Addr())
+		if !v.Certificate {
+			continue
+		}
+		own, err := authority.Issue(pki.Request{Purpose: member.ServiceCert, Node: ownName, Names: []string{ownName}}, time.Now())
+		if err != nil {
+			t.Fatal(err)
+		}
+		m.Secrets[v.CertificateKey()] = own.Certificate + own.Key
+	}
+	m.Certificates[member.ServiceCert], err = authority.Issue(pki.Request{Purpose: member.ServiceCert, Node: self.Name, Names: names, Addresses: addresses}, time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return m, authority
+}
+
+// ownName is what the administrator's own certificate is for.
+const ownName = "desktops.example.org"
+
+// desktops adds what brings people to desktops.
+func desktops(p *plan.Plan) {
+	for _, n := range []plan.Node{
+		{Name: "a-br1", Role: plan.BrokerRole, Address: netip.MustParseAddr("127.77.1.31")}, {Name: "a-br2", Role: plan.BrokerRole, Address: netip.MustParseAddr("127.77.1.32")},
+		{Name: "a-gw1", Role: plan.GatewayRole, Address: netip.MustParseAddr("127.77.1.41")}, {Name: "a-gw2", Role: plan.GatewayRole, Address: netip.MustParseAddr("127.77.1.42")},
+	} {
+		n.Site = "a"
+		p.Nodes = append(p.Nodes, n)
+	}
+	v := &p.VIPs[0]
+	v.HTTP, v.HTTPS, v.Gateway, v.Tunnel = 80, 443, 10443, 1443
 }

@@ -2,6 +2,7 @@ package balancer
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -62,10 +63,11 @@ func (Start) Observe(ctx context.Context, n *node.Node, c *status.Cluster) error
 		return nil
 	}
 	list, err := look(ctx, n)
-	c.Backends = slices.DeleteFunc(list, func(b status.Backend) bool {
-		return b.Name == "leader" || strings.HasPrefix(b.Server, leaderPrefix)
-	})
-	return err
+	c.Backends = shown(slices.Clone(list))
+	if list == nil {
+		return err
+	}
+	return errors.Join(err, judgeFront(list, settleFront(n.Member)))
 }
 
 // look asks HAProxy for its servers and judges them.

@@ -81,7 +81,7 @@ func parse(data []byte) ([]status.Backend, error) {
 			Name: field("pxname"), Server: field("svname"),
 			// "UP 1/3" is one that is about to go down.
 			Up:    strings.HasPrefix(state, "UP"),
-			Check: explain(field("check_status"), field("check_code"), field("last_chk")),
+			Check: explain(state, field("check_status"), field("check_code"), field("last_chk")),
 		})
 	}
 	return backends, nil
@@ -89,7 +89,10 @@ func parse(data []byte) ([]status.Backend, error) {
 
 // explain is the last health check in words. HAProxy's own codes are those of
 // the Configuration Manual's section 9.1, "check_status".
-func explain(code, status, detail string) string {
+func explain(state, code, status, detail string) string {
+	if strings.HasPrefix(state, "NOLB") || strings.HasPrefix(state, "DRAIN") {
+		return "takes nobody new"
+	}
 	code = strings.TrimPrefix(code, "* ") // a check under way
 	what := map[string]string{
 		"INI": "not checked yet", "L4TOUT": "no connection in time", "L4CON": "no connection",
