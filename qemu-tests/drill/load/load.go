@@ -146,6 +146,7 @@ type client struct {
 	process int
 	session *session
 	seen    map[string]int64 // what it last saw in registers
+	refused int              // how often in a row it was not let in
 }
 
 func (l *Load) client(ctx context.Context, number int, address, direct string, every time.Duration, work func(*client, context.Context)) {
@@ -159,7 +160,10 @@ func (l *Load) client(ctx context.Context, number int, address, direct string, e
 		}()
 		for {
 			// Between half and one and a half of the pause, so that clients do not go in step.
-			pause := every/2 + time.Duration(c.random.Int64N(int64(every)))
+			// Who is not let in knocks less often, up to once a second, as pools of
+			// applications do: handshakes must not keep a database from its recovery.
+			pause := min(every<<min(c.refused, 10), max(every, time.Second))
+			pause = pause/2 + time.Duration(c.random.Int64N(int64(pause)))
 			select {
 			case <-ctx.Done():
 				return
@@ -234,9 +238,10 @@ func (c *client) try(ctx context.Context, o *history.Op) error {
 		s, err := open(connect, c.cfg, c.direct, c.address)
 		if err != nil {
 			o.Outcome = history.Failed // nothing was asked for
+			c.refused++
 			return err
 		}
-		c.session = s
+		c.session, c.refused = s, 0
 	}
 	ctx, cancel := context.WithTimeout(ctx, c.cfg.Deadline)
 	defer cancel()
