@@ -194,18 +194,19 @@ func beginHome(c *cli.Context, want int) (*home, []string, error) {
 		o.Formats, o.ExtraKeys = options.Formats, options.ExtraKeys
 		return seeding.Write(ctx, t, s.vault, out, o)
 	}
-	h.Instruct = func(n topology.Node) []string { return instruct(n, file, out, inLab) }
+	h.Instruct = func(n topology.Node) []string { return instruct(n, file, out, inLab, s.vault.Replacing(n.Name)) }
 	return h, names, nil
 }
 
-// instruct says how a node gets its machine.
-func instruct(n topology.Node, file, seeds string, inLab bool) []string {
+// instruct says how a node gets its machine. A machine of the lab that is replaced
+// loses its disk first.
+func instruct(n topology.Node, file, seeds string, inLab, replaced bool) []string {
 	if inLab {
-		return []string{
-			"the lab takes the fresh machine in when it is started again, which keeps the other disks:",
-			"  slipway down " + file + " && slipway up " + file,
-			"a machine that is replaced loses its disk in between: slipway down " + file + " " + n.Name + " --destroy",
+		lines := []string{"start its machine in the lab now, from another terminal:"}
+		if replaced {
+			lines = append(lines, fmt.Sprintf("  slipway down %s %s --destroy", file, n.Name))
 		}
+		return append(lines, fmt.Sprintf("  slipway up %s %s", file, n.Name))
 	}
 	return []string{
 		fmt.Sprintf("start a fresh machine for %s (%s) now:", n.Name, n.Address()),

@@ -27,8 +27,8 @@ func upCommand() *cli.Command {
 		Description: `Boots the nodes of a topology as virtual machines, on a network of their own that
 reaches nothing else, and waits until they are ready. Needs no root. The machines
 run on in the background until "slipway down". What runs already is left alone, so
-that the same command starts what is missing; disks are kept from one time to the
-next. Ctrl-C while it waits stops the nodes that this command has started.
+that the same command starts what is missing, nodes that were added to the file
+since among it (slipway add); disks are kept from one time to the next. Ctrl-C while it waits stops the nodes that this command has started.
 
 Images are not copied: each machine writes to a disk of its own over the image, so
 leave an image where it is while a lab uses it.
@@ -102,15 +102,15 @@ func up(c *cli.Context) error {
 	return l.explain(c, state, out.Changed, wanted, time.Since(began))
 }
 
-// ensureDaemon starts the lab's daemon unless it runs with this very topology.
+// ensureDaemon starts the lab's daemon unless it runs. One that runs takes nodes in
+// that the topology has now, and lets go of those that it has no more.
 func (l *labSession) ensureDaemon(c *cli.Context) error {
 	state, err := l.client.State(c.Context)
 	switch {
 	case err == nil:
 		digest, err := daemon.Digest(l.file)
 		if err == nil && digest != state.Digest {
-			err = fault.New(fault.Failed, "%s has changed since the lab was started", l.file).
-				WithMend("run: slipway down %s, then slipway up; the disks are kept", l.file)
+			_, err = l.client.Adopt(c.Context)
 		}
 		return err
 	case !errors.Is(err, daemon.ErrNotRunning) && fault.Of(err) != fault.Failed:

@@ -82,9 +82,31 @@ func TestUpWhoseTimeIsOverNamesWhatIsNotReadyAndLeavesItRunning(t *testing.T) {
 		}
 		u.isOn("db1", "gw1", "gw2")
 	})
-	u.part("a topology that was edited is not taken for the one that runs", func(u *user) {
-		u.write("cluster.yaml", smallest+"# edited\n")
-		u.says(u.fails(9, "up", "cluster.yaml", "--no-wait"), "has changed since the lab was started")
+	u.part("nodes that the topology has or lacks since are taken over, and nothing else of it", func(u *user) {
+		pid := u.state().PID
+		const third = "  - {name: gw3, role: gateway, nics: [{network: lan, address: 10.77.1.43}]}\n"
+		u.write("cluster.yaml", smallest+third)
+		u.says(u.fails(4, "up", "cluster.yaml", "--no-wait", "gw3"), "run: slipway add cluster.yaml gw3") // it has no seed
+		u.isOn("db1", "gw1", "gw2")
+		var without []string
+		for line := range strings.Lines(smallest) {
+			if !strings.Contains(line, "name: gw2") {
+				without = append(without, line)
+			}
+		}
+		u.write("cluster.yaml", strings.Join(without, "")+"# edited\n")
+		u.runs("up", "cluster.yaml", "--no-wait", "gw1")
+		u.isOn("db1", "gw1")
+		u.write("cluster.yaml", smallest)
+		u.runs("up", "cluster.yaml", "--no-wait", "gw2")
+		u.isOn("db1", "gw1", "gw2")
+		if got := u.state().PID; got != pid {
+			u.Errorf("daemon %d, before %d", got, pid)
+		}
+		u.write("cluster.yaml", strings.Replace(smallest, "domain: lab.", "domain: other.", 1))
+		u.says(u.fails(9, "up", "cluster.yaml", "--no-wait"), "has changed since the lab was started: not only its nodes are others")
+		u.write("cluster.yaml", strings.Replace(smallest, "10.77.1.41", "10.77.1.44", 1))
+		u.says(u.fails(9, "up", "cluster.yaml", "--no-wait"), "the node gw1 is another one")
 		u.write("cluster.yaml", smallest)
 	})
 	u.part("a daemon that was killed takes its machines along and is replaced", func(u *user) {

@@ -45,9 +45,12 @@ const (
 // Cluster is the machines of a topology, each powered on or off, on the switch
 // that connects them. Its methods may be called from several goroutines.
 type Cluster struct {
+	cfg     ClusterConfig
+	log     logrus.FieldLogger
+	network *network
+
+	roll     sync.Mutex // held while the roll changes, or is read
 	topology *topology.Topology
-	log      logrus.FieldLogger
-	network  *network
 	members  []*clusterNode // in the topology's order
 
 	mu      sync.Mutex
@@ -86,7 +89,7 @@ func NewCluster(ctx context.Context, cfg ClusterConfig) (*Cluster, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &Cluster{topology: cfg.Topology, log: cfg.Log, network: network}
+	c := &Cluster{cfg: cfg, topology: cfg.Topology, log: cfg.Log, network: network}
 	for _, n := range cfg.Topology.Nodes {
 		m, err := New(ctx, cfg.machine(network, n))
 		if err != nil {
@@ -107,14 +110,21 @@ func Seed(seeds, node string) string { return filepath.Join(seeds, node+".noclou
 // check names all images and seeds that are missing, before anything is made.
 func (cfg ClusterConfig) check() error {
 	for _, role := range Roles(cfg.Topology) {
-		if _, err := os.Stat(Image(cfg.Images, role)); err != nil {
-			return fault.New(fault.Missing, "no image of the role %s: %w", role, err).WithMend("run: slipway build %s", role)
+		if err := cfg.hasImage(role); err != nil {
+			return err
 		}
 	}
 	for _, n := range cfg.Topology.Nodes {
 		if _, err := os.Stat(Seed(cfg.Seeds, n.Name)); err != nil {
 			return fault.New(fault.Missing, "no seed of the node %s: %w", n.Name, err).WithMend("run: slipway seed %s", cfg.Topology.Path())
 		}
+	}
+	return nil
+}
+
+func (cfg ClusterConfig) hasImage(role string) error {
+	if _, err := os.Stat(Image(cfg.Images, role)); err != nil {
+		return fault.New(fault.Missing, "no image of the role %s: %w", role, err).WithMend("run: slipway build %s", role)
 	}
 	return nil
 }
@@ -149,7 +159,18 @@ func (cfg ClusterConfig) machine(network *network, n topology.Node) VM {
 }
 
 // Topology is what the cluster was made from.
-func (c *Cluster) Topology() *topology.Topology { return c.topology }
+func (c *Cluster) Topology() *topology.Topology {
+	c.roll.Lock()
+	defer c.roll.Unlock()
+	return c.topology
+}
+
+// all are the nodes of the moment.
+func (c *Cluster) all() []*clusterNode {
+	c.roll.Lock()
+	defer c.roll.Unlock()
+	return slices.Clone(c.members)
+}
 
 // Node is the machine of a node.
 func (c *Cluster) Node(name string) (*Machine, error) {
@@ -161,18 +182,18 @@ func (c *Cluster) Node(name string) (*Machine, error) {
 }
 
 func (c *Cluster) node(name string) (*clusterNode, error) {
-	for _, n := range c.members {
+	for _, n := range c.all() {
 		if n.node.Name == name {
 			return n, nil
 		}
 	}
-	return nil, fault.New(fault.Usage, "cluster %s has no node %q", c.topology.Name, name)
+	return nil, fault.New(fault.Usage, "cluster %s has no node %q", c.Topology().Name, name)
 }
 
 // named are the nodes with these names, or all without any.
 func (c *Cluster) named(names []string) ([]*clusterNode, error) {
 	if len(names) == 0 {
-		return c.members, nil
+		return c.all(), nil
 	}
 	var nodes []*clusterNode
 	for _, name := range names {
@@ -187,8 +208,9 @@ func (c *Cluster) named(names []string) ([]*clusterNode, error) {
 
 // Nodes is what the host knows of all nodes, in the topology's order.
 func (c *Cluster) Nodes() []NodeState {
-	states := make([]NodeState, len(c.members))
-	for i, n := range c.members {
+	all := c.all()
+	states := make([]NodeState, len(all))
+	for i, n := range all {
 		states[i] = n.state()
 	}
 	return states

@@ -117,7 +117,7 @@ func (c *Cluster) Mend(name string) error { return c.Impair(name, ether.Path{}) 
 func (c *Cluster) Heal(ctx context.Context) error {
 	c.Rejoin()
 	var errs []error
-	for _, n := range c.members {
+	for _, n := range c.all() {
 		errs = append(errs, c.Unblock(n.node.Name), c.Mend(n.node.Name))
 	}
 	_, err := c.each(nil, func(n *clusterNode) (bool, error) { return true, n.Heal(ctx) })

@@ -23,12 +23,12 @@ type network struct {
 	gateway *gateway.Gateway
 	vlans   map[string]uint16 // by the network's name
 	tagged  map[string]bool   // networks whose frames carry their tag at the nodes
+	first   netip.Addr        // of the gateway's addresses
 }
 
 func newNetwork(t *topology.Topology, log logrus.FieldLogger) (*network, error) {
 	n := &network{sw: ether.New(ether.Options{}), vlans: vlansOf(t), tagged: map[string]bool{}}
 	var networks []gateway.Network
-	var first netip.Addr // of the gateway
 	for _, net := range t.Networks {
 		n.tagged[net.Name] = net.VLAN != 0
 		addresses, err := gatewayAddresses(t, net)
@@ -36,8 +36,8 @@ func newNetwork(t *topology.Topology, log logrus.FieldLogger) (*network, error) 
 			n.sw.Close()
 			return nil, err
 		}
-		if !first.IsValid() {
-			first = addresses[0].Addr()
+		if !n.first.IsValid() {
+			n.first = addresses[0].Addr()
 		}
 		networks = append(networks, gateway.Network{Name: net.Name, VLAN: n.vlans[net.Name], Addresses: addresses, MTU: net.MTU})
 	}
@@ -45,7 +45,7 @@ func newNetwork(t *topology.Topology, log logrus.FieldLogger) (*network, error) 
 	if t.Domain != "" {
 		zones = []string{t.Domain}
 	}
-	g, err := gateway.New(n.sw, networks, gateway.Options{Zones: zones, Names: namesOf(t, first), Log: log})
+	g, err := gateway.New(n.sw, networks, gateway.Options{Zones: zones, Names: namesOf(t, n.first), Log: log})
 	if err != nil {
 		n.sw.Close()
 		return nil, err

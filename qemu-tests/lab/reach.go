@@ -156,7 +156,7 @@ func (c *Cluster) Console(name string) (net.Conn, error) {
 		return nil, err
 	}
 	if !n.Running() {
-		return nil, fault.New(fault.Failed, "%s is powered off", name).WithMend("start it with slipway up %s %s", c.topology.Path(), name)
+		return nil, fault.New(fault.Failed, "%s is powered off", name).WithMend("start it with slipway up %s %s", c.Topology().Path(), name)
 	}
 	return n.Serial()
 }

@@ -54,6 +54,13 @@ func (c *Client) Order(ctx context.Context, o Order) (Outcome, error) {
 	return out, c.ask(ctx, http.MethodPost, "/v1/power", o, &out)
 }
 
+// Adopt has the daemon read the topology's file again, in which there may be other
+// nodes than before (lab.Cluster.Adopt).
+func (c *Client) Adopt(ctx context.Context) (State, error) {
+	var s State
+	return s, c.ask(ctx, http.MethodPost, "/v1/adopt", struct{}{}, &s)
+}
+
 // Quit ends the daemon and with it all machines that still have power, and waits
 // until it is gone.
 func (c *Client) Quit(ctx context.Context) error {

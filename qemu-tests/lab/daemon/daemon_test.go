@@ -21,6 +21,7 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"github.com/slipwayhq/slipway/firstboot/status"
+	"github.com/slipwayhq/slipway/firstboot/topology"
 	"github.com/slipwayhq/slipway/internal/fault"
 	"github.com/slipwayhq/slipway/qemu-tests/lab"
 )
@@ -138,6 +139,13 @@ func (l *toyLab) Dial(_ context.Context, address string) (net.Conn, error) {
 	return echo(), nil
 }
 
+func (l *toyLab) Adopt(_ context.Context, t *topology.Topology) error {
+	if _, ok := t.Node("stranger"); ok {
+		return fault.New(fault.Failed, "not this one").WithMend("another")
+	}
+	return nil
+}
+
 func (l *toyLab) Console(string) (net.Conn, error) { return echo(), nil }
 func (l *toyLab) ConsoleLog(string) (string, error) {
 	return strings.Repeat("an old line\n", 1000) + "login: ", nil
@@ -191,7 +199,10 @@ func echo() net.Conn {
 }
 
 // serve runs a daemon in this process until the test ends.
-func serve(t *testing.T, toy *toyLab) (*Client, Place) {
+func serve(t *testing.T, toy *toyLab) (*Client, Place) { return serveFile(t, toy, "/t/cluster.yaml") }
+
+// serveFile is serve with a topology's file.
+func serveFile(t *testing.T, toy *toyLab, file string) (*Client, Place) {
 	t.Helper()
 	// Longer than the path of a socket may be.
 	place := Place(filepath.Join(t.TempDir(), strings.Repeat("a-long-name-", 10)))
@@ -205,7 +216,7 @@ func serve(t *testing.T, toy *toyLab) (*Client, Place) {
 	}
 	ready, done := make(chan struct{}), make(chan error, 1)
 	go func() {
-		err := Serve(ctx, place, About{Cluster: "toy", Topology: "/t/cluster.yaml", Digest: "d"}, toy, nil, silent(), func() { close(ready) })
+		err := Serve(ctx, place, About{Cluster: "toy", Topology: file, Digest: "d"}, toy, nil, silent(), func() { close(ready) })
 		release()
 		done <- err
 	}()
@@ -242,6 +253,36 @@ func TestAPlaceThatOthersMayEnterIsRefused(t *testing.T) {
 	}
 	if err := Place(dir).Make(); fault.Of(err) != fault.Missing || !strings.Contains(fault.Mend(err), "chmod 700") {
 		t.Errorf("%v; mend: %s", err, fault.Mend(err))
+	}
+}
+
+func TestAnEditedTopologyIsTakenOverOrRefusedWithTheLabsReason(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "cluster.yaml")
+	write := func(node string) {
+		text := "slipway: 1\nname: toy\nnetworks: {lan: {subnet: 192.0.2.0/24}}\nnodes: [{name: " + node + ", role: db-master, nics: [{network: lan, address: 192.0.2.1}]}]\n"
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c, _ := serveFile(t, newToyLab(), file)
+	write("one")
+	want, err := Digest(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s, err := c.Adopt(t.Context()); err != nil || s.Digest != want {
+		t.Errorf("%+v, %v; want the digest %s", s, err, want)
+	}
+	write("stranger")
+	if _, err := c.Adopt(t.Context()); fault.Of(err) != fault.Failed || fault.Mend(err) != "another" {
+		t.Errorf("%v; mend: %s", err, fault.Mend(err))
+	}
+	write("no name")
+	if _, err := c.Adopt(t.Context()); fault.Of(err) != fault.Input {
+		t.Errorf("a file with a mistake: %v", err)
+	}
+	if s, err := c.State(t.Context()); err != nil || s.Digest != want {
+		t.Errorf("%+v, %v; want the digest %s", s, err, want)
 	}
 }
 

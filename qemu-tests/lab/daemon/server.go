@@ -13,6 +13,7 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"github.com/slipwayhq/slipway/firstboot/status"
+	"github.com/slipwayhq/slipway/firstboot/topology"
 	"github.com/slipwayhq/slipway/internal/fault"
 	"github.com/slipwayhq/slipway/qemu-tests/lab"
 )
@@ -40,6 +41,8 @@ type Lab interface {
 	Report(ctx context.Context, name string) (*status.Report, error)
 	// Screenshot is a PNG file.
 	Screenshot(ctx context.Context, name string) ([]byte, error)
+	// Adopt takes over a topology with other nodes.
+	Adopt(ctx context.Context, t *topology.Topology) error
 	// Close ends the machines and the network.
 	Close()
 }
@@ -53,7 +56,6 @@ type About struct {
 
 // Server serves a lab.
 type Server struct {
-	about    About
 	lab      Lab
 	log      logrus.FieldLogger
 	since    time.Time
@@ -63,6 +65,7 @@ type Server struct {
 	ctx context.Context // of the machines
 
 	mu       sync.Mutex
+	about    About
 	consoles map[string]bool // nodes whose console has a viewer
 }
 
@@ -117,6 +120,7 @@ func (s *Server) handler() http.Handler {
 	mux.HandleFunc("GET /v1/lab", func(w http.ResponseWriter, _ *http.Request) { answer(w, s.state()) })
 	mux.HandleFunc("GET /v1/reports", s.reports)
 	mux.HandleFunc("POST /v1/power", s.power)
+	mux.HandleFunc("POST /v1/adopt", s.adopt)
 	mux.HandleFunc("POST /v1/quit", func(w http.ResponseWriter, _ *http.Request) {
 		s.log.Info("told to end")
 		answer(w, struct{}{})
@@ -130,7 +134,10 @@ func (s *Server) handler() http.Handler {
 }
 
 func (s *Server) state() State {
-	return State{Cluster: s.about.Cluster, Topology: s.about.Topology, Digest: s.about.Digest,
+	s.mu.Lock()
+	about := s.about
+	s.mu.Unlock()
+	return State{Cluster: about.Cluster, Topology: about.Topology, Digest: about.Digest,
 		PID: os.Getpid(), Since: s.since, Nodes: s.lab.Nodes(), Forwards: append([]Forward{}, s.forwards...)}
 }
 
@@ -139,10 +146,33 @@ func (s *Server) known(names ...string) error {
 	state := s.state()
 	for _, name := range names {
 		if _, ok := state.Node(name); !ok {
-			return fault.New(fault.Usage, "cluster %s has no node %q", s.about.Cluster, name).WithMend("see slipway status %s", s.about.Topology)
+			return fault.New(fault.Usage, "cluster %s has no node %q", state.Cluster, name).WithMend("see slipway status %s", state.Topology)
 		}
 	}
 	return nil
+}
+
+// adopt reads the topology's file again: other nodes may stand in it.
+func (s *Server) adopt(w http.ResponseWriter, _ *http.Request) {
+	path := s.state().Topology
+	digest, err := Digest(path)
+	var next *topology.Topology
+	if err == nil {
+		next, err = topology.Load(path)
+	}
+	if err == nil {
+		err = s.lab.Adopt(s.ctx, next)
+	}
+	if err != nil {
+		s.log.Warnf("taking over %s: %v", path, err)
+		refuse(w, err)
+		return
+	}
+	s.mu.Lock()
+	s.about.Digest = digest
+	s.mu.Unlock()
+	s.log.Infof("took over %s", path)
+	answer(w, s.state())
 }
 
 func (s *Server) power(w http.ResponseWriter, r *http.Request) {
