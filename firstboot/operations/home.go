@@ -118,22 +118,23 @@ func settled(now overview.Overview, name string) bool {
 	return n.Report != nil && n.Report.State != status.Converging && n.Report.State != status.Starting
 }
 
-// provideAll hands all nodes but some what they lack.
+// provideAll hands all nodes but some what they lack, leaders first: a password that a
+// replica has and the database has not keeps it from streaming.
 func (h *Home) provideAll(ctx context.Context, but []string, say func(string)) error {
 	now, err := h.Cluster.Look(ctx)
 	if err != nil {
 		return err
 	}
-	for _, n := range h.Cluster.Plan.Nodes {
-		if slices.Contains(but, n.Name) {
+	for _, name := range leadersFirst(h.Cluster.Plan, now, h.Cluster.Plan.Nodes) {
+		if slices.Contains(but, name) {
 			continue
 		}
-		if word := now.Word(n.Name); word != nil && word.Issue >= h.Vault.Issue(n.Name) {
+		if word := now.Word(name); word != nil && word.Issue >= h.Vault.Issue(name) {
 			continue
-		} else if word == nil && h.Vault.Issue(n.Name) == 0 {
+		} else if word == nil && h.Vault.Issue(name) == 0 {
 			continue // it has what it was born with
 		}
-		if err := h.provide(ctx, n.Name, say); err != nil {
+		if err := h.provide(ctx, name, say); err != nil {
 			return err
 		}
 	}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/slipwayhq/slipway/firstboot/overview"
 	"github.com/slipwayhq/slipway/firstboot/pki"
+	"github.com/slipwayhq/slipway/firstboot/plan"
 	"github.com/slipwayhq/slipway/firstboot/seeding"
 	"github.com/slipwayhq/slipway/firstboot/topology"
 	"github.com/slipwayhq/slipway/firstboot/vault"
@@ -255,6 +256,52 @@ func TestPasswordsAreRotatedOnceHoweverOftenItIsInterrupted(t *testing.T) {
 	}
 	if _, err := w.run(h, RotateSecrets(h, []string{"guessed"}), ""); fault.Of(err) != fault.Usage {
 		t.Errorf("a password that there is not: %v", err)
+	}
+}
+
+func TestAFailoverWithinARotationOfPasswordsEndsWithTheNewOnesInUse(t *testing.T) {
+	w := newTown(t)
+	h := w.home(shop)
+	if _, err := w.run(h, RotateSecrets(h, nil), "3/"); err == nil {
+		t.Fatal("it was not interrupted")
+	}
+	wanted, err := w.vault.Secret(plan.ReplicationPassword)
+	w.must(err)
+	if w.look(h); w.password != wanted {
+		t.Fatal("the primary has not taken the new one")
+	}
+	// The one that leads now has the former passwords, and sets them.
+	w.mu.Lock()
+	w.leader = "a-db2"
+	w.mu.Unlock()
+	w.look(h)
+	word := w.look(h).Word("a-db2")
+	if m, _ := word.Database.Member("a-db1"); w.password == wanted || m.Streams() {
+		t.Fatalf("the former primary gets in: %+v", word.Database)
+	}
+	h = w.home(shop)
+	result, err := w.run(h, RotateSecrets(h, nil), "")
+	if err != nil || !result.Verified {
+		t.Fatalf("%+v, %v", result, err)
+	}
+	after, err := w.vault.Secret(plan.ReplicationPassword)
+	w.must(err)
+	if after != wanted || w.password != wanted || len(w.vault.Exchanging()) > 0 {
+		t.Errorf("third ones: %v; in use: %v; under way: %q", after != wanted, w.password == wanted, w.vault.Exchanging())
+	}
+
+	// All nodes have them, which does not say that the database has.
+	w.mu.Lock()
+	w.lazy = true
+	w.mu.Unlock()
+	var nodes []plan.Node
+	for _, n := range h.Cluster.Plan.Nodes {
+		if plan.DatabaseRole(n.Role) {
+			nodes = append(nodes, n)
+		}
+	}
+	if missing := strings.Join(h.taken(w.look(h), nodes), "; "); missing != "a-db2 has not set them in the database yet" {
+		t.Errorf("missing is %q", missing)
 	}
 }
 

@@ -2,6 +2,7 @@ package operations
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -78,8 +79,7 @@ func RotateSecrets(h *Home, names []string) Prepare {
 		// What was begun before is ended, too: its new values are on some nodes already.
 		under := h.Vault.Exchanging()
 		all := slices.Compact(slices.Sorted(slices.Values(append(slices.Clone(names), under...))))
-		order, err := leadersFirst(h.Cluster.Plan, now, nodes)
-		if err != nil {
+		if _, err := ledBy(h.Cluster.Plan, now); err != nil {
 			return nil, err
 		}
 		op := &Operation{Name: "rotate secrets", Title: "give " + strings.Join(all, ", ") + " new values", Again: "slipway rotate secrets " + strings.Join(all, " ")}
@@ -108,7 +108,7 @@ func RotateSecrets(h *Home, names []string) Prepare {
 				return err
 			},
 		}}
-		for _, name := range order {
+		for _, name := range leadersFirst(h.Cluster.Plan, now, nodes) {
 			op.Steps = append(op.Steps, h.exchange(now, name, begun))
 		}
 		taken := func(now overview.Overview) []string { return h.taken(now, nodes) }
@@ -148,40 +148,48 @@ func noneLeftBehind(now overview.Overview, nodes []plan.Node) error {
 	return nil
 }
 
-// leadersFirst puts the primary first, which has PostgreSQL take new passwords, then
-// the leaders of other sites, then all others.
-func leadersFirst(p *plan.Plan, now overview.Overview, nodes []plan.Node) ([]string, error) {
-	var primary, leaders, rest []string
-	leads := map[string]bool{}
+// ledBy are the leaders of all sites with databases, the primary before those of
+// standby sites; a site that has none is an error.
+func ledBy(p *plan.Plan, now overview.Overview) (leaders []string, err error) {
+	var standby []string
 	for _, s := range p.Sites {
 		if len(p.DatabaseNodes(s.Name)) == 0 {
 			continue
 		}
-		d, err := databaseOf(now, s.Name)
-		if err != nil {
-			return nil, err
-		}
-		lead := d.Leader()
-		if lead == "" {
-			return nil, fault.New(fault.Failed, "nobody leads site %s", s.Name).WithMend("see slipway status")
-		}
-		leads[lead] = true
-		if d.Standby {
-			leaders = append(leaders, lead)
-		} else {
-			primary = append(primary, lead)
+		d, ofErr := databaseOf(now, s.Name)
+		switch {
+		case ofErr != nil:
+			err = errors.Join(err, ofErr)
+		case d.Leader() == "":
+			err = errors.Join(err, fault.New(fault.Failed, "nobody leads site %s", s.Name).WithMend("see slipway status"))
+		case d.Standby:
+			standby = append(standby, d.Leader())
+		default:
+			leaders = append(leaders, d.Leader())
 		}
 	}
-	for _, n := range nodes {
-		if !leads[n.Name] {
-			rest = append(rest, n.Name)
-		}
-	}
-	return append(append(primary, leaders...), rest...), nil
+	return append(leaders, standby...), err
 }
 
-// taken is what is missing until nodes have their newest passwords, and databases
-// stream with them.
+// leadersFirst are the names of nodes: first the primary, which has PostgreSQL take new
+// passwords, then the leaders of other sites, then all others.
+func leadersFirst(p *plan.Plan, now overview.Overview, nodes []plan.Node) (names []string) {
+	leaders, _ := ledBy(p, now)
+	for _, n := range nodes {
+		names = append(names, n.Name)
+	}
+	place := func(name string) int {
+		if i := slices.Index(leaders, name); i >= 0 {
+			return i
+		}
+		return len(leaders)
+	}
+	slices.SortStableFunc(names, func(a, b string) int { return place(a) - place(b) })
+	return names
+}
+
+// taken is what is missing until nodes have their newest passwords, the primary has
+// seen to it that these are the database's, and all others stream.
 func (h *Home) taken(now overview.Overview, nodes []plan.Node) (missing []string) {
 	for _, n := range nodes {
 		word := now.Word(n.Name)
@@ -193,8 +201,12 @@ func (h *Home) taken(now overview.Overview, nodes []plan.Node) (missing []string
 		case word.Database == nil:
 			missing = append(missing, n.Name+" does not tell how its database is")
 		default:
-			if m, ok := word.Database.Member(n.Name); !ok || !m.Leads() && !m.Streams() {
+			m, ok := word.Database.Member(n.Name)
+			switch f := word.Database.Furnished; {
+			case !ok || !m.Leads() && !m.Streams():
 				missing = append(missing, n.Name+" does not stream")
+			case m.Leads() && !word.Database.Standby && (f == nil || *f < h.Vault.Issue(n.Name)):
+				missing = append(missing, n.Name+" has not set them in the database yet")
 			}
 		}
 	}

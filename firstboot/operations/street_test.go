@@ -54,6 +54,8 @@ type town struct {
 	votes    []string          // members of etcd
 	known    []string          // members of Patroni
 	leader   string
+	lazy     bool     // the leader sees to no passwords
+	password string   // that replicas need, as the last leader has set it
 	did      []string // node: action
 }
 
@@ -289,6 +291,10 @@ func (m *house) report() status.Report {
 	}
 	if plan.DatabaseRole(now.Self.Role) {
 		c.Database = &status.Database{Scope: now.Site.Scope}
+		if m.name == w.leader && !w.lazy {
+			w.password = now.Secrets[plan.ReplicationPassword]
+			c.Database.Furnished = &now.Issue
+		}
 		for _, name := range w.known {
 			lag := int64(0)
 			one := status.DatabaseMember{Node: name, Role: "sync_standby", State: "streaming", Lag: &lag}
@@ -296,6 +302,8 @@ func (m *house) report() status.Report {
 				one = status.DatabaseMember{Node: name, Role: "leader", State: "running"}
 			} else if !w.answers(now.Plan, name) {
 				one.State = "stopped"
+			} else if !w.getsIn(now.Plan, name) {
+				one.State = "running"
 			}
 			c.Database.Members = append(c.Database.Members, one)
 		}
@@ -311,6 +319,19 @@ func (m *house) report() status.Report {
 func (w *town) answers(p *plan.Plan, name string) bool {
 	n, err := p.Node(name)
 	return err == nil && w.machines[n.Address.String()] != nil
+}
+
+// getsIn reports whether a node has the password that replicas need. The world's lock
+// is held.
+func (w *town) getsIn(p *plan.Plan, name string) bool {
+	n, err := p.Node(name)
+	if err != nil {
+		return false
+	}
+	m := w.machines[n.Address.String()]
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return w.password == "" || m.member.Secrets[plan.ReplicationPassword] == w.password
 }
 
 // pretend is an action that changes the pretended etcd and Patroni alone.

@@ -66,6 +66,10 @@ type Pair struct {
 	Key         string `json:"key" yaml:"key"`
 }
 
+// Both are the certificate and its key as one file, which programs take for either.
+// Replaced at once, it leaves no moment in which the two do not fit.
+func (p Pair) Both() string { return p.Certificate + p.Key }
+
 // Authority issues certificates.
 type Authority struct {
 	Cert *x509.Certificate

@@ -71,6 +71,9 @@ type Database struct {
 	Standby  bool             `json:"standby"`             // replicates another site's
 	Paused   bool             `json:"paused"`
 	Members  []DatabaseMember `json:"members"`
+	// Furnished is the issue of the credentials by which this node, as the primary, has made
+	// sure of all roles and their passwords; nil on others, and until it has.
+	Furnished *int64 `json:"furnished,omitempty"`
 	// Archiver is nil where no WAL is archived, and on nodes other than the primary.
 	Archiver *Archiver `json:"archiver,omitempty"`
 	// Restore is how far this node is with bringing the database back; nil if it is not.
@@ -171,6 +174,10 @@ func (c *Cluster) Clone() *Cluster {
 	if c.Database != nil {
 		database := *c.Database
 		database.Members = slices.Clone(c.Database.Members)
+		if database.Furnished != nil {
+			issue := *database.Furnished
+			database.Furnished = &issue
+		}
 		if database.Restore != nil {
 			restore := *database.Restore
 			database.Restore = &restore

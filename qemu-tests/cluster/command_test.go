@@ -86,7 +86,7 @@ func TestUpWhoseTimeIsOverNamesWhatIsNotReadyAndLeavesItRunning(t *testing.T) {
 		pid := u.state().PID
 		const third = "  - {name: gw3, role: gateway, nics: [{network: lan, address: 10.77.1.43}]}\n"
 		u.write("cluster.yaml", smallest+third)
-		u.says(u.fails(4, "up", "cluster.yaml", "--no-wait", "gw3"), "run: slipway add cluster.yaml gw3") // it has no seed
+		u.says(u.fails(4, "up", "cluster.yaml", "--no-wait", "gw3"), "bring it into the cluster: slipway add") // it has no seed
 		u.isOn("db1", "gw1", "gw2")
 		var without []string
 		for line := range strings.Lines(smallest) {

@@ -182,7 +182,7 @@ func TestAnOrdinaryUserRunsALab(t *testing.T) {
 			u.Fatal(err)
 		}
 		u.write("cluster.yaml", string(topology)+another)
-		u.says(u.fails(4, "up", "cluster.yaml"), "slipway add cluster.yaml lb2") // while it runs; when it starts, up writes seeds
+		u.says(u.fails(4, "up", "cluster.yaml"), "bring it into the cluster: slipway add") // while it runs; when it starts, up writes seeds
 		u.runs("down", "cluster.yaml")
 		u.says(u.runs("up", "cluster.yaml", "--images", "images", "--timeout", readyTime.String()), "3 nodes ready, 3 of them started now")
 		u.says(u.ssh("db1", "getent ahostsv4 lb2"), "10.77.1.22")

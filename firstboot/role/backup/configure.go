@@ -39,7 +39,7 @@ func (Configure) Apply(ctx context.Context, n *node.Node) error {
 			return fault.New(fault.Input, "%s has a part in backups, and its seed lacks a certificate for that", m.Self.Name).
 				WithMend("write the node's seed anew: slipway seed")
 		}
-		for name, content := range map[string]string{"ca.pem": m.Authority, "backup.pem": pair.Certificate, "backup-key.pem": pair.Key} {
+		for name, content := range map[string]string{"ca.pem": m.Authority, "backup.pem": pair.Both()} {
 			changed, err := n.EnsureFor(user, pkiDir+"/"+name, 0o600, content)
 			if err != nil {
 				return err
@@ -79,7 +79,7 @@ func render(m *member.Member) (string, error) {
 		o.set("tls-server-port", strconv.Itoa(plan.BackupPort))
 		o.set("tls-server-ca-file", pkiDir+"/ca.pem")
 		o.set("tls-server-cert-file", pkiDir+"/backup.pem")
-		o.set("tls-server-key-file", pkiDir+"/backup-key.pem")
+		o.set("tls-server-key-file", pkiDir+"/backup.pem")
 		for _, peer := range peers {
 			o.set("tls-server-auth", peer.Name+"="+p.Stanza())
 		}
@@ -139,7 +139,7 @@ func (o *options) host(prefix string, n plan.Node) {
 	o.set(prefix+"-host-port", strconv.Itoa(plan.BackupPort))
 	o.set(prefix+"-host-ca-file", pkiDir+"/ca.pem")
 	o.set(prefix+"-host-cert-file", pkiDir+"/backup.pem")
-	o.set(prefix+"-host-key-file", pkiDir+"/backup-key.pem")
+	o.set(prefix+"-host-key-file", pkiDir+"/backup.pem")
 }
 
 // database is where a database node has its data.

@@ -67,9 +67,7 @@ func writeKeys(n *node.Node, m *member.Member) error {
 		return fault.New(fault.Input, "the plan gives %s a vote, and its seed holds no certificate for etcd", m.Self.Name).
 			WithMend("write the node's seed anew: slipway seed")
 	}
-	for _, f := range []struct{ name, content string }{
-		{"ca.pem", m.EtcdAuthority}, {"server.pem", pair.Certificate}, {"server-key.pem", pair.Key},
-	} {
+	for _, f := range []struct{ name, content string }{{"ca.pem", m.EtcdAuthority}, {"server.pem", pair.Both()}} {
 		if _, err := n.EnsureFor(user, pkiDir+"/"+f.name, 0o600, f.content); err != nil {
 			return err
 		}

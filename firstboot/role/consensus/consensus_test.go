@@ -104,7 +104,7 @@ func TestThreeMembersFormAClusterOverTLSAndRefuseStrangers(t *testing.T) {
 }
 
 func etcdctl(at string) string {
-	return "ETCDCTL_API=3 etcdctl --endpoints " + at + " --cacert " + pkiDir + "/ca.pem --cert " + pkiDir + "/server.pem --key " + pkiDir + "/server-key.pem"
+	return "ETCDCTL_API=3 etcdctl --endpoints " + at + " --cacert " + pkiDir + "/ca.pem --cert " + pkiDir + "/server.pem --key " + pkiDir + "/server.pem"
 }
 
 func TestDataOfAnotherClusterIsRefusedAndLeftAlone(t *testing.T) {
@@ -137,7 +137,7 @@ func TestKeysAreForEtcdAlone(t *testing.T) {
 	if err := (Configure{}).Apply(t.Context(), n.Node.Node); err != nil {
 		t.Fatal(err)
 	}
-	if got := n.Output(t, "stat", "-c", "%U %a", pkiDir+"/server-key.pem"); got != "etcd 600\n" {
+	if got := n.Output(t, "stat", "-c", "%U %a", pkiDir+"/server.pem"); got != "etcd 600\n" {
 		t.Errorf("the key is %s", got)
 	}
 	n.Said.Reset()

@@ -268,6 +268,93 @@ func TestPasswordsAndCertificatesAreExchangedWhileAWriterRuns(t *testing.T) {
 	nothingLogsASecret(t, nodes)
 }
 
+// exchanges hands a node passwords, as its agent does.
+func (n *running) exchanges(t *testing.T, secrets map[string]string) {
+	t.Helper()
+	m := *n.Member
+	m.Issue, m.Secrets = m.Issue+1, secrets
+	n.Member = &m
+	if err := (Configure{}).Apply(t.Context(), n.Node.Node.Node); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// furnished waits until a node, as the primary, has seen to the passwords that it has.
+func (n *running) furnished(t *testing.T) {
+	t.Helper()
+	for deadline := time.Now().Add(patience); ; time.Sleep(200 * time.Millisecond) {
+		var c status.Cluster
+		err := n.start.Observe(t.Context(), n.Node.Node.Node, &c)
+		if c.Database != nil && c.Database.Furnished != nil && *c.Database.Furnished == n.Member.Issue {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%s has not set the passwords of issue %d: %+v, %v\n%s", n.Member.Self.Name, n.Member.Issue, c.Database, err, n.Log(Unit))
+		}
+	}
+}
+
+func TestAFailoverWithinAnExchangeOfPasswordsIsMended(t *testing.T) {
+	_, nodes := three(t)
+	first := nodes[0]
+	first.says(t, "SELECT count(*) FROM pg_stat_replication", "2")
+	former := first.Member.Secrets
+	changed := maps.Clone(former)
+	for name := range changed {
+		changed[name] = "new " + name
+	}
+	in := func(to *running, secrets map[string]string) bool {
+		_, err := to.over(t, to, "app", secrets["database-app"], "dbname=app sslmode=verify-full")
+		return err == nil
+	}
+	first.exchanges(t, changed)
+	all(t, first)
+	first.furnished(t)
+	if !in(first, changed) || in(first, former) {
+		t.Fatal("the primary has not set the new passwords")
+	}
+
+	// It goes before the others have them: who leads now sets its own, the former ones.
+	first.StopUnit(Unit)
+	var lead, other *running
+	for deadline := time.Now().Add(patience); lead == nil; time.Sleep(200 * time.Millisecond) {
+		for i, n := range nodes[1:] {
+			if out, err := psql(t.Context(), n.Node.Node.Node, "SELECT pg_is_in_recovery()"); err == nil && strings.TrimSpace(out) == "f" {
+				lead, other = n, nodes[2-i]
+			}
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("nobody leads")
+		}
+	}
+	lead.furnished(t)
+	if in(lead, changed) || !in(lead, former) {
+		t.Error("the new primary has other passwords than its own")
+	}
+
+	// To go on ends it: the one that went streams with the new ones, and so does the last.
+	lead.exchanges(t, changed)
+	all(t, lead, first)
+	lead.furnished(t)
+	other.exchanges(t, changed)
+	all(t, other)
+	lead.sql(t, "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_replication")
+	lead.says(t, "SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming' AND backend_start > now() - interval '1 minute'", "2")
+
+	// Back to the first, which has seen to its passwords once: between its two reigns they
+	// were others, and it sees to them again.
+	lead.sql(t, "ALTER ROLE app PASSWORD 'of another reign'")
+	first.role(t, "quorum_standby")
+	if _, err := lead.switchover(t, lead, first); err != nil {
+		t.Fatal(err)
+	}
+	first.furnished(t)
+	if !in(first, changed) {
+		t.Error("the application does not get in with the new password")
+	}
+	nothingLogsASecret(t, nodes)
+}
+
 func certificate(t *testing.T, p member.Pair) string {
 	t.Helper()
 	cert, err := pki.ParseCertificate("test", p.Certificate)

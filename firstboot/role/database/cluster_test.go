@@ -191,7 +191,7 @@ func whoGetsIn(t *testing.T, server, client *running) {
 
 func whatTheAgentWrote(t *testing.T, n *running) {
 	for path, want := range map[string]string{
-		pkiDir + "/service-key.pem": "postgres 600\n", configPath: "postgres 600\n", secretsPath: "root 600\n", recordPath: "root 600\n",
+		pkiDir + "/service.pem": "postgres 600\n", configPath: "postgres 600\n", secretsPath: "root 600\n", recordPath: "root 600\n",
 	} {
 		if got := n.Output(t, "stat", "-c", "%U %a", path); got != want {
 			t.Errorf("%s is %s", path, got)

@@ -51,6 +51,9 @@ func (Configure) Apply(ctx context.Context, n *node.Node) error {
 	}
 	stoodAlone := !n.Exists(configPath)
 	changed, err := n.EnsureFor(user, configPath, 0o600, text)
+	if err == nil {
+		err = tidyKeys(n, m)
+	}
 	switch {
 	case err != nil || !changed && !keys:
 		return err
@@ -61,7 +64,8 @@ func (Configure) Apply(ctx context.Context, n *node.Node) error {
 	return n.Nudge(ctx, "reload", Unit)
 }
 
-// writeKeys reports whether any is another one than before.
+// writeKeys reports whether any is another one than before. A key stands in the file
+// of its certificate: who reads them meanwhile never gets two that do not fit.
 func writeKeys(n *node.Node, m *member.Member) (changed bool, err error) {
 	service, ok := m.Certificates[member.ServiceCert]
 	etcd, ok2 := m.Certificates[member.EtcdClient]
@@ -69,11 +73,9 @@ func writeKeys(n *node.Node, m *member.Member) (changed bool, err error) {
 		return false, fault.New(fault.Input, "%s is a database node, and its seed lacks a certificate for that", m.Self.Name).
 			WithMend("write the node's seed anew: slipway seed")
 	}
-	rest := restKeys(m)
 	for _, f := range []struct{ name, content string }{
-		{rest + ".pem", service.Certificate}, {rest + "-key.pem", service.Key},
-		{"ca.pem", m.Authority}, {"service.pem", service.Certificate}, {"service-key.pem", service.Key},
-		{"etcd-ca.pem", m.EtcdAuthority}, {"etcd-client.pem", etcd.Certificate}, {"etcd-client-key.pem", etcd.Key},
+		{"ca.pem", m.Authority}, {"service.pem", service.Both()}, {restKeys(m) + ".pem", service.Both()},
+		{"etcd-ca.pem", m.EtcdAuthority}, {"etcd-client.pem", etcd.Both()},
 	} {
 		other, err := n.EnsureFor(user, pkiDir+"/"+f.name, 0o600, f.content)
 		if err != nil {
@@ -81,19 +83,19 @@ func writeKeys(n *node.Node, m *member.Member) (changed bool, err error) {
 		}
 		changed = changed || other
 	}
-	return changed, tidyKeys(n, rest)
+	return changed, nil
 }
 
-// restKeys names the files of the certificate that Patroni's REST API shows. Each
+// restKeys names the file of the certificate that Patroni's REST API shows. Each
 // issue has a name of its own: Patroni looks into a file of the same name only when
 // nothing else in its configuration has changed, and passwords may have.
 func restKeys(m *member.Member) string { return fmt.Sprintf("rest-%d", m.Issue) }
 
-// tidyKeys removes the keys of former issues.
-func tidyKeys(n *node.Node, current string) error {
+// tidyKeys removes the keys of former issues, which the configuration names no more.
+func tidyKeys(n *node.Node, m *member.Member) error {
 	found, err := filepath.Glob(n.Path(pkiDir + "/rest-*.pem"))
 	for _, file := range found {
-		if base := filepath.Base(file); base != current+".pem" && base != current+"-key.pem" {
+		if filepath.Base(file) != restKeys(m)+".pem" {
 			err = errors.Join(err, os.Remove(file))
 		}
 	}

@@ -14,9 +14,8 @@ import (
 	"github.com/slipwayhq/slipway/firstboot/status"
 )
 
-// Observe implements steps.Observer: it asks this node's Patroni. A node that has
-// come to lead since it started also sees to the cluster's parameters, databases
-// and roles then.
+// Observe implements steps.Observer: it asks this node's Patroni. Whenever a node has
+// come to lead, it also sees to the cluster's parameters, databases and roles.
 func (s *Start) Observe(ctx context.Context, n *node.Node, c *status.Cluster) error {
 	m := n.Member
 	if !runs(m) {
@@ -53,8 +52,13 @@ func (s *Start) Observe(ctx context.Context, n *node.Node, c *status.Cluster) er
 	}
 	wrong := problems(m, d, o, c.Excused)
 	if o.Role == "primary" && o.State == "running" {
-		if err := s.lead(ctx, n, rest); err != nil {
+		now := reign{m.Plan, m.Issue, o.Timeline}
+		done, err := s.lead(ctx, n, rest, now)
+		if err != nil {
 			wrong = append(wrong, err.Error())
+		}
+		if issue := m.Issue; done {
+			d.Furnished = &issue
 		}
 		if b := m.Plan.Backup; b != nil {
 			a, err := s.watchArchive(ctx, n)
@@ -73,12 +77,12 @@ func (s *Start) Observe(ctx context.Context, n *node.Node, c *status.Cluster) er
 	return nil
 }
 
-// lead tends the cluster once for each plan, beside the observer, which must not
-// take long.
-func (s *Start) lead(ctx context.Context, n *node.Node, rest *patroni) error {
+// lead tends the cluster once in each reign, beside the observer, which must not
+// take long. It reports whether that was done.
+func (s *Start) lead(ctx context.Context, n *node.Node, rest *patroni, now reign) (done bool, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !s.tended.busy && s.tended.plan != n.Member.Plan {
+	if !s.tended.busy && s.tended.during != now {
 		s.tended.busy = true
 		own := *n
 		go func() {
@@ -89,11 +93,11 @@ func (s *Start) lead(ctx context.Context, n *node.Node, rest *patroni) error {
 			defer s.mu.Unlock()
 			s.tended = tended{err: err}
 			if err == nil {
-				s.tended.plan = own.Member.Plan
+				s.tended.during = now
 			}
 		}()
 	}
-	return s.tended.err
+	return s.tended.during == now, s.tended.err
 }
 
 // problems is what is wrong with the cluster, as far as this node can tell. A node

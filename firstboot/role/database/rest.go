@@ -35,6 +35,7 @@ type own struct {
 	Role        string `json:"role"` // primary, replica, standby_leader
 	System      string `json:"database_system_identifier"`
 	Replication string `json:"replication_state"`
+	Timeline    int    `json:"timeline"` // grows whenever another one is promoted
 	Restart     bool   `json:"pending_restart"`
 }
 

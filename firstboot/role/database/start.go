@@ -274,7 +274,15 @@ func tend(ctx context.Context, n *node.Node, rest *patroni) error {
 
 // tended is what this node did last as the leader.
 type tended struct {
-	plan *plan.Plan // nil: nothing yet
-	busy bool
-	err  error
+	during reign // the zero value: nothing yet
+	busy   bool
+	err    error
+}
+
+// reign is what the leader's work holds for: a plan and the issue of the node's
+// credentials, until another node was promoted, which may have had others.
+type reign struct {
+	plan     *plan.Plan
+	issue    int64
+	timeline int
 }
