@@ -33,10 +33,10 @@ bench: setup bin/slipway
 fuzz:
 	qemu-tests/fuzz-all $(or $(FUZZTIME),30s)
 
-## make long         the cluster stories that take hours: two sites, orders of power-on with figures, upgrades, a drill
+## make long         the cluster stories that take hours: two sites, orders of power-on with figures, upgrades
 long: setup bin/slipway
 	$(GO) test -tags long -run 'TestAReplicaThatIsGone|TestPasswordsAndCertificates' -timeout 30m -v ./firstboot/role/database
-	$(GO) test -tags long -p 1 -run 'TestPostgresHA|TestOrders|TestUpgrade|TestThePair' -timeout 3h -v ./qemu-tests/cluster ./qemu-tests/drill/short
+	$(GO) test -tags long -run 'TestPostgresHA|TestOrders|TestUpgrade' -timeout 3h -v ./qemu-tests/cluster
 
 DRILL_CLUSTER ?= examples/postgres-ha/cluster.yaml
 DRILL_ROUNDS  ?= 10
@@ -61,7 +61,7 @@ drill: setup bin/slipway
 lint:
 	@fmt=$$(gofmt -l cmd builder firstboot internal qemu-tests); [ -z "$$fmt" ] || { echo "gofmt: $$fmt"; exit 1; }
 	$(GO) vet ./...
-	$(GO) vet -tags long ./qemu-tests/cluster ./qemu-tests/drill/short ./firstboot/role/database
+	$(GO) vet -tags long ./qemu-tests/cluster ./firstboot/role/database
 
 setup:
 	@qemu-tests/setup

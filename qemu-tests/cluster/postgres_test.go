@@ -5,14 +5,25 @@ import (
 	"crypto/tls"
 	"errors"
 	"net"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/sirupsen/logrus"
+
+	"github.com/slipwayhq/slipway/builder"
 	"github.com/slipwayhq/slipway/firstboot/overview"
 	"github.com/slipwayhq/slipway/firstboot/plan"
+	"github.com/slipwayhq/slipway/internal/atomicfile"
+	"github.com/slipwayhq/slipway/qemu-tests/drill"
+	"github.com/slipwayhq/slipway/qemu-tests/drill/faults"
+	"github.com/slipwayhq/slipway/qemu-tests/drill/report"
+	"github.com/slipwayhq/slipway/qemu-tests/drill/schedule"
 	"github.com/slipwayhq/slipway/qemu-tests/lab"
+	"github.com/slipwayhq/slipway/qemu-tests/labtest"
 )
 
 // isAsDocumented asks the programs themselves, not the agent.
@@ -154,7 +165,7 @@ func (s *site) allSecrets() []string {
 
 // TestPostgresPair tells the story of examples/postgres-pair: two database nodes
 // with the virtual address on them, and a third vote elsewhere. The replica is
-// powered on first.
+// powered on first. In the end the cluster is drilled, as slipway drill does it.
 func TestPostgresPair(t *testing.T) {
 	s := newSite(t, example(t, "postgres-pair"))
 
@@ -175,21 +186,59 @@ func TestPostgresPair(t *testing.T) {
 	})
 	s.part(t, "the cluster is as its documentation says", isAsDocumented)
 	s.part(t, "nobody gets in who must not, and no secret is where it must not be", keepsSecrets)
-	s.part(t, "the virtual address follows the primary", func(t *testing.T, s *site) {
+	s.part(t, "a drill loses nothing, and whoever was hit comes back", func(t *testing.T, s *site) {
 		before := primary(s.Overview(s.plan, s.admin))
-		s.Crash(before)
-		o := s.waits("have another primary that holds the virtual address", func(o overview.Overview) bool {
-			p := primary(o)
-			return p != "" && p != before && holder(o) == p
-		})
+		result := drilled(t, s, 7, "kill-postgres", "power-cut")
+		if after := primary(s.Overview(s.plan, s.admin)); after == before {
+			t.Errorf("%s is the primary again after its power was cut", after)
+		}
+		if len(result.Picture.Holders) < 2 {
+			t.Errorf("the switch has not seen the virtual address move: %v", result.Picture.Holders)
+		}
 		s.stillKnows("written to the pair")
-		s.remembers("written after " + before + " was lost to " + primary(o))
-	})
-	s.part(t, "the one that was lost comes back as a replica", func(t *testing.T, s *site) {
-		s.StartAll()
-		s.becomesWhole()
 		s.remembers("written when both were there again")
 	})
+}
+
+// drilled drills a cluster that is whole: each fault once, and every claim holds.
+// The report is kept.
+func drilled(t *testing.T, s *site, seed uint64, names ...string) *drill.Result {
+	t.Helper()
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	chosen, err := faults.Named(names)
+	must(err)
+	rounds, err := schedule.New(s.plan, faults.Schedule(chosen), 1, seed)
+	must(err)
+	log := logrus.New()
+	log.SetOutput(t.Output())
+	ground := &drill.Lab{Cluster: s.Lab(), Plan: s.plan, Key: s.key, Admin: func() (*tls.Config, error) { return s.admin, nil }}
+	clients, done, err := ground.Clients(s.authority, s.password)
+	must(err)
+	defer done()
+	out := labtest.OutDir(t)
+	must(os.MkdirAll(out, 0o755))
+	history, err := os.Create(filepath.Join(out, "history.jsonl"))
+	must(err)
+	defer history.Close()
+	// Machines have their power for as long as the cluster's context lives, which
+	// outlives the part.
+	result, err := drill.Run(s.Life(), drill.Config{
+		Cluster: s.top.Name, Version: builder.Version, Seed: seed, Schedule: rounds, Faults: faults.On(s.Lab(), chosen),
+		Ground: ground, Load: clients, History: history, Recover: formTime, Log: log,
+	})
+	must(err)
+	must(atomicfile.Write(filepath.Join(out, "drill.html"), 0o644, func(f *os.File) error { return report.HTML(f, result) }))
+	text := report.Text(result)
+	t.Log("\n" + text)
+	if !result.Held() || len(result.Rounds) != len(rounds) {
+		t.Errorf("the drill found something that did not hold; see %s", out)
+	}
+	return result
 }
 
 // waitsOf are all reasons that a node gives for waiting.

@@ -2,6 +2,8 @@ package clustertest
 
 import (
 	"context"
+	"crypto/ed25519"
+	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
 	"fmt"
@@ -15,6 +17,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+	"golang.org/x/crypto/ssh"
 
 	"github.com/slipwayhq/slipway/firstboot/overview"
 	"github.com/slipwayhq/slipway/firstboot/pki"
@@ -46,9 +49,11 @@ type site struct {
 	authority *x509.CertPool
 	password  string // of the application's role
 	secrets   map[string]string
+	key       ssh.Signer // opens the nodes' SSH servers
 }
 
-// newSite seeds a topology and makes its machines, powered off.
+// newSite seeds a topology and makes its machines, powered off. A power cut takes
+// from their disks what was not flushed.
 func newSite(t *testing.T, file string) *site {
 	t.Helper()
 	dir := t.TempDir()
@@ -61,10 +66,18 @@ func newSite(t *testing.T, file string) *site {
 		t.Fatal(err)
 	}
 	defer v.Close()
-	if _, err := seeding.Write(t.Context(), top, v, filepath.Join(dir, "seeds"), seeding.Options{Formats: []seeding.Format{seeding.NoCloud}}); err != nil {
+	_, private, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
 		t.Fatal(err)
 	}
 	s := &site{top: top, secrets: map[string]string{}}
+	if s.key, err = ssh.NewSignerFromKey(private); err != nil {
+		t.Fatal(err)
+	}
+	opts := seeding.Options{Formats: []seeding.Format{seeding.NoCloud}, ExtraKeys: []string{strings.TrimSpace(string(ssh.MarshalAuthorizedKey(s.key.PublicKey()))) + " test"}}
+	if _, err := seeding.Write(t.Context(), top, v, filepath.Join(dir, "seeds"), opts); err != nil {
+		t.Fatal(err)
+	}
 	if s.plan, err = v.Plan(); err != nil {
 		t.Fatal(err)
 	}
@@ -81,7 +94,7 @@ func newSite(t *testing.T, file string) *site {
 	s.password = s.secrets[top.Databases[0].PasswordKey()]
 	s.Cluster = labtest.NewCluster(t, lab.ClusterConfig{
 		Topology: top, Images: filepath.Dir(images.Path(t, "db-master", "qcow2")),
-		Seeds: filepath.Join(dir, "seeds"), Dir: filepath.Join(dir, "machines"),
+		Seeds: filepath.Join(dir, "seeds"), Dir: filepath.Join(dir, "machines"), Volatile: true,
 	})
 	return s
 }

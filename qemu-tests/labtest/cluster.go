@@ -67,6 +67,9 @@ func (c *Cluster) In(t testing.TB) *Cluster {
 // Lab is the cluster itself, for what must return an error.
 func (c *Cluster) Lab() *lab.Cluster { return c.lab }
 
+// Life is how long the machines have the power that the cluster gives them.
+func (c *Cluster) Life() context.Context { return c.ctx }
+
 // Node is the machine of a node.
 func (c *Cluster) Node(name string) *Machine {
 	c.Helper()
