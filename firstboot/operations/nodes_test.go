@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/slipwayhq/slipway/firstboot/member"
 	"github.com/slipwayhq/slipway/firstboot/overview"
 	"github.com/slipwayhq/slipway/firstboot/pki"
 	"github.com/slipwayhq/slipway/firstboot/plan"
@@ -53,6 +54,13 @@ func TestANodeIsAddedAndTheVoteMovesToIt(t *testing.T) {
 		if c := n.Report; c == nil || c.Cluster.Generation != 2 {
 			t.Errorf("%s does not have the new plan: %+v", n.Name, n)
 		}
+	}
+	// With its key the one whose vote was taken asks etcd whether that still counts on it.
+	witness := w.machines["192.0.2.21"]
+	witness.mu.Lock()
+	defer witness.mu.Unlock()
+	if _, ok := witness.member.Certificates[member.EtcdCert]; !ok {
+		t.Error("the witness has lost its key of etcd")
 	}
 }
 

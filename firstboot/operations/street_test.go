@@ -309,8 +309,12 @@ func (m *house) report() status.Report {
 		}
 	}
 	state := status.Ready
-	if now.Retired != "" {
+	_, keys := now.Certificates[member.EtcdCert]
+	switch {
+	case now.Retired != "":
 		state = status.Removed
+	case now.Plan.Votes(m.name) && now.Removed == 0 && !keys:
+		state = status.Converging // it does not get on
 	}
 	return status.Report{Format: status.Format, State: state, Role: now.Self.Role, Cluster: c}
 }

@@ -103,10 +103,13 @@ func (v *Vault) Issue(name string) int64 {
 }
 
 // Holds notes the names of the certificates and passwords that a node's seed has. One
-// that comes to have others has an older issue.
+// that comes to have further ones has an older issue. One that is to have fewer keeps
+// what it has until it is given others: an etcd member whose vote is taken has to see
+// that it was.
 func (v *Vault) Holds(name string, names []string) {
 	n := v.node(name)
-	if n.Holds != nil && !slices.Equal(n.Holds, names) {
+	further := func(one string) bool { return !slices.Contains(n.Holds, one) }
+	if n.Holds != nil && slices.ContainsFunc(names, further) {
 		v.Outdate(name)
 	}
 	n.Holds = names
