@@ -148,7 +148,7 @@ func (l *labSession) drill(c *cli.Context, chosen []faults.Fault, rounds []sched
 	}
 	defer file.Close()
 	result, err := drill.Run(c.Context, drill.Config{
-		Cluster: l.topology.Name, Version: builder.Version, Seed: seed, Schedule: rounds, Faults: faults.On(site.Cluster, chosen),
+		Cluster: l.topology.Name, Version: builder.Version, Seed: seed, Schedule: rounds, Faults: faults.On(site.Lab, chosen),
 		Ground: site.Lab, Load: site.Clients, History: file, Until: c.Duration("duration"), Recover: c.Duration("timeout") / 2, Log: l.log,
 	})
 	if err != nil {

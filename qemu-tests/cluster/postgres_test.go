@@ -188,7 +188,11 @@ func TestPostgresPair(t *testing.T) {
 	s.part(t, "nobody gets in who must not, and no secret is where it must not be", keepsSecrets)
 	s.part(t, "a drill loses nothing, and whoever was hit comes back", func(t *testing.T, s *site) {
 		before := primary(s.Overview(s.plan, s.admin))
-		result := drilled(t, s, 7, "kill-postgres", "power-cut")
+		hurt, err := faults.Named([]string{"kill-postgres", "power-cut"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		result := s.drilled(t, 7, faults.On(s.ground(), hurt))
 		if after := primary(s.Overview(s.plan, s.admin)); after == before {
 			t.Errorf("%s is the primary again after its power was cut", after)
 		}
@@ -202,7 +206,7 @@ func TestPostgresPair(t *testing.T) {
 
 // drilled drills a cluster that is whole: each fault once, and every claim holds.
 // The report is kept.
-func drilled(t *testing.T, s *site, seed uint64, names ...string) *drill.Result {
+func (s *site) drilled(t *testing.T, seed uint64, hurt []drill.Fault) *drill.Result {
 	t.Helper()
 	must := func(err error) {
 		t.Helper()
@@ -210,13 +214,15 @@ func drilled(t *testing.T, s *site, seed uint64, names ...string) *drill.Result 
 			t.Fatal(err)
 		}
 	}
-	chosen, err := faults.Named(names)
-	must(err)
-	rounds, err := schedule.New(s.plan, faults.Schedule(chosen), 1, seed)
+	var plans []schedule.Fault
+	for _, f := range hurt {
+		plans = append(plans, f.Plan())
+	}
+	rounds, err := schedule.New(s.plan, plans, 1, seed)
 	must(err)
 	log := logrus.New()
 	log.SetOutput(t.Output())
-	ground := &drill.Lab{Cluster: s.Lab(), Plan: s.plan, Key: s.key, Admin: func() (*tls.Config, error) { return s.admin, nil }}
+	ground := s.ground()
 	clients, done, err := ground.Clients(s.authority, s.password)
 	must(err)
 	defer done()
@@ -228,7 +234,7 @@ func drilled(t *testing.T, s *site, seed uint64, names ...string) *drill.Result 
 	// Machines have their power for as long as the cluster's context lives, which
 	// outlives the part.
 	result, err := drill.Run(s.Life(), drill.Config{
-		Cluster: s.top.Name, Version: builder.Version, Seed: seed, Schedule: rounds, Faults: faults.On(s.Lab(), chosen),
+		Cluster: s.top.Name, Version: builder.Version, Seed: seed, Schedule: rounds, Faults: hurt,
 		Ground: ground, Load: clients, History: history, Recover: formTime, Log: log,
 	})
 	must(err)

@@ -26,6 +26,7 @@ import (
 	"github.com/slipwayhq/slipway/firstboot/status"
 	"github.com/slipwayhq/slipway/firstboot/topology"
 	"github.com/slipwayhq/slipway/firstboot/vault"
+	"github.com/slipwayhq/slipway/qemu-tests/drill"
 	"github.com/slipwayhq/slipway/qemu-tests/images"
 	"github.com/slipwayhq/slipway/qemu-tests/lab"
 	"github.com/slipwayhq/slipway/qemu-tests/labtest"
@@ -49,6 +50,7 @@ type site struct {
 	authority *x509.CertPool
 	password  string // of the application's role
 	secrets   map[string]string
+	store     string
 	key       ssh.Signer // opens the nodes' SSH servers
 }
 
@@ -70,7 +72,7 @@ func newSite(t *testing.T, file string) *site {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &site{top: top, secrets: map[string]string{}}
+	s := &site{top: top, secrets: map[string]string{}, store: filepath.Join(dir, "store")}
 	if s.key, err = ssh.NewSignerFromKey(private); err != nil {
 		t.Fatal(err)
 	}
@@ -97,6 +99,18 @@ func newSite(t *testing.T, file string) *site {
 		Seeds: filepath.Join(dir, "seeds"), Dir: filepath.Join(dir, "machines"), Volatile: true,
 	})
 	return s
+}
+
+// ground is the cluster for a drill, and for its administrator.
+func (s *site) ground() *drill.Lab {
+	return &drill.Lab{Cluster: s.Lab(), Plan: s.plan, Key: s.key, Admin: func(right string) (tls.Certificate, *x509.CertPool, error) {
+		v, err := vault.Open(s.store, vault.Options{Cluster: s.top.Name, ReadOnly: true})
+		if err != nil {
+			return tls.Certificate{}, nil, err
+		}
+		defer v.Close()
+		return v.AdminTLS(right)
+	}}
 }
 
 // part is a part of the story, with the site bound to it.

@@ -20,6 +20,8 @@ import (
 	"github.com/slipwayhq/slipway/firstboot/status"
 	"github.com/slipwayhq/slipway/firstboot/topology"
 	"github.com/slipwayhq/slipway/firstboot/vault"
+	"github.com/slipwayhq/slipway/qemu-tests/drill/faults"
+	"github.com/slipwayhq/slipway/qemu-tests/drill/schedule"
 	"github.com/slipwayhq/slipway/qemu-tests/images"
 	"github.com/slipwayhq/slipway/qemu-tests/lab"
 	"github.com/slipwayhq/slipway/qemu-tests/labtest"
@@ -28,6 +30,12 @@ import (
 // edited builds the image of the node's role from a copy of the project with some more files
 // in the base overlay.
 func edited(t *testing.T, files map[string]string) string {
+	t.Helper()
+	return filepath.Join(editedImages(t, files, "db-master"), "db-master.qcow2")
+}
+
+// editedImages does that for several roles, and is the directory with their images.
+func editedImages(t *testing.T, files map[string]string, roles ...string) string {
 	t.Helper()
 	mod, err := exec.Command("go", "env", "GOMOD").Output()
 	if err != nil {
@@ -53,12 +61,12 @@ func edited(t *testing.T, files map[string]string) string {
 			t.Fatal(err)
 		}
 	}
-	build := exec.Command("go", "run", "./cmd/slipway", "build", "db-master", "--format", "qcow2", "--output", "out")
+	build := exec.Command("go", append([]string{"run", "./cmd/slipway", "build", "--format", "qcow2", "--output", "out"}, roles...)...)
 	build.Dir = dir
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("building: %v\n%s", err, out)
 	}
-	return filepath.Join(dir, "out", "db-master.qcow2")
+	return filepath.Join(dir, "out")
 }
 
 // upgraded is one node and its administrator.
@@ -184,6 +192,51 @@ func TestUpgradeFallbackRollbackAndReset(t *testing.T) {
 		u.node().Succeed("cd /run/slipway/esp/layers && for f in *.sqfs; do echo \"${f%.sqfs}  $f\"; done | sha256sum -c --quiet")
 		u.node().Succeed("firstboot audit | grep version-try")
 	})
+}
+
+// rolling is the upgrade of a whole cluster, for a drill: clients work meanwhile.
+type rolling struct {
+	*testing.T
+	admin    *operations.Cluster
+	releases []*operations.Release
+}
+
+func (r rolling) Plan() schedule.Fault {
+	return schedule.Fault{Name: "upgrade", Targets: []schedule.Target{schedule.All}}
+}
+
+func (r rolling) Inject(ctx context.Context, _ []string, _ uint64) error {
+	runner := operations.Runner{Cluster: r.admin, Say: func(line string) { r.Log(line) }, Agree: func(context.Context, string) error { return nil }}
+	_, err := runner.Run(ctx, operations.Upgrade(r.admin, r.releases, nil, 0))
+	return err
+}
+
+func (r rolling) Heal(context.Context, []string) error { return nil }
+
+// TestUpgradeOfAWholeClusterUnderLoad upgrades the nodes of examples/postgres-pair while
+// clients work on it, and has another node lead for comparison.
+func TestUpgradeOfAWholeClusterUnderLoad(t *testing.T) {
+	better := editedImages(t, map[string]string{"etc/slipway-edit": "better\n"}, "db-master", "db-replica", "balancer")
+	releases, err := operations.OpenReleases(t.Context(), better)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer operations.CloseReleases(releases)
+	s := newSite(t, example(t, "postgres-pair"))
+	s.StartAll()
+	s.becomesWhole()
+	ground := s.ground()
+	handover, err := faults.Named([]string{"switchover"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	result := s.drilled(t, 1, append(faults.On(ground, handover), rolling{t, ground.Operations(), releases}))
+	for _, r := range result.Rounds {
+		t.Logf("%s: clients waited for %.1f s at most", r.Fault, r.Gap.Length().Seconds())
+	}
+	for _, n := range s.plan.Nodes {
+		s.Node(n.Name).Succeed("grep better /etc/slipway-edit")
+	}
 }
 
 // newUpgraded is a node from an image, with its administrator, powered off.

@@ -10,7 +10,9 @@ import (
 
 	"golang.org/x/crypto/ssh"
 
+	"github.com/slipwayhq/slipway/firstboot/operations"
 	"github.com/slipwayhq/slipway/firstboot/overview"
+	"github.com/slipwayhq/slipway/firstboot/pki"
 	"github.com/slipwayhq/slipway/firstboot/plan"
 	"github.com/slipwayhq/slipway/firstboot/status"
 	"github.com/slipwayhq/slipway/internal/fault"
@@ -24,8 +26,9 @@ import (
 type Lab struct {
 	Cluster *lab.Cluster
 	Plan    *plan.Plan
-	// Admin makes a certificate to ask the agents with: each is good for a short time.
-	Admin func() (*tls.Config, error)
+	// Admin makes a certificate with a right to ask the agents with, and names the
+	// cluster's authority (package vault). Each is good for a short time.
+	Admin func(right string) (tls.Certificate, *x509.CertPool, error)
 	// Key opens the nodes' SSH servers.
 	Key ssh.Signer
 }
@@ -70,6 +73,14 @@ func (l *Lab) Clients(authority *x509.CertPool, password string) (load.Config, f
 	return cfg, tunnels.close, nil
 }
 
+// Operations is the cluster as its administrator reaches it.
+func (l *Lab) Operations() *operations.Cluster {
+	return &operations.Cluster{
+		Plan: l.Plan, TLS: l.Admin,
+		Dial: func(ctx context.Context, _, address string) (net.Conn, error) { return l.Cluster.Dial(ctx, address) },
+	}
+}
+
 // Nodes implements Ground.
 func (l *Lab) Nodes() (names []string) {
 	for _, n := range l.Plan.Nodes {
@@ -88,10 +99,11 @@ func (l *Lab) VIPs() (names []string) {
 
 // Look implements Ground.
 func (l *Lab) Look(ctx context.Context) checker.Sample {
-	config, err := l.Admin()
+	cert, authorities, err := l.Admin(pki.AdminRead)
 	if err != nil {
 		return checker.Sample{Problems: []string{err.Error()}}
 	}
+	config := &tls.Config{Certificates: []tls.Certificate{cert}, RootCAs: authorities}
 	return sample(l.Plan, l.Cluster.Overview(ctx, l.Plan, config))
 }
 

@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/ed25519"
 	"crypto/rand"
-	"crypto/tls"
 	"path/filepath"
 	"strings"
 	"time"
@@ -77,7 +76,7 @@ func NewSite(ctx context.Context, cfg SiteConfig) (s *Site, err error) {
 		return s, err
 	}
 	s.close = append(s.close, cluster.Close)
-	s.Lab = &Lab{Cluster: cluster, Plan: p, Key: key, Admin: s.admin}
+	s.Lab = &Lab{Cluster: cluster, Plan: p, Key: key, Admin: s.vault.AdminTLS}
 	if len(p.Databases) == 0 {
 		return s, fault.New(fault.Usage, "cluster %s has no database for clients to work on", p.Cluster).WithMend("add databases to the topology; docs/topology.md explains them")
 	}
@@ -91,14 +90,6 @@ func NewSite(ctx context.Context, cfg SiteConfig) (s *Site, err error) {
 	}
 	s.Clients, s.close = clients, append(s.close, closeClients)
 	return s, nil
-}
-
-func (s *Site) admin() (*tls.Config, error) {
-	cert, authorities, err := s.vault.AdminTLS(pki.AdminRead)
-	if err != nil {
-		return nil, err
-	}
-	return &tls.Config{Certificates: []tls.Certificate{cert}, RootCAs: authorities}, nil
 }
 
 // formTime is long enough for a cluster of emulated machines on two processors.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/slipwayhq/slipway/firstboot/operations"
 	"github.com/slipwayhq/slipway/qemu-tests/drill/schedule"
 	"github.com/slipwayhq/slipway/qemu-tests/lab"
 	"github.com/slipwayhq/slipway/qemu-tests/lab/ether"
@@ -32,6 +33,7 @@ const (
 // All are all faults, the gentlest first.
 func All() []Fault {
 	return []Fault{
+		{plan("switchover", 0, 0, primary), "no fault: slipway switchover has another node lead", switchover, nil},
 		{plan("shutdown", 10, 40, one, primary, holder), "power off in good order, then on again", shutdown, start},
 		{plan("kill-postgres", 0, 0, one, primary), "SIGKILL to PostgreSQL, all of its processes", kill("postgres"), nil},
 		{plan("kill-patroni", 0, 0, one, primary), "SIGKILL to Patroni", kill("patroni"), nil},
@@ -56,6 +58,13 @@ func All() []Fault {
 
 func plan(name string, shortest, longest time.Duration, targets ...schedule.Target) schedule.Fault {
 	return schedule.Fault{Name: name, Targets: targets, Shortest: shortest * time.Second, Longest: longest * time.Second}
+}
+
+// switchover is what slipway switchover does, agreed to beforehand.
+func switchover(ctx context.Context, s strike) error {
+	r := operations.Runner{Cluster: s.admin, Say: func(string) {}, Agree: func(context.Context, string) error { return nil }}
+	_, err := r.Run(ctx, operations.Switchover(s.admin, "", ""))
+	return err
 }
 
 func shutdown(ctx context.Context, s strike) error {

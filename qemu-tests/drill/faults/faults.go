@@ -1,7 +1,8 @@
 // Package faults is what a drill does to the machines of a lab: each fault with
 // its name, whom it may hit, what makes it and what undoes it.
 //
-// In go a lab's cluster and the nodes that are hit, out comes harm. The mechanics
+// In go a lab's cluster and the nodes that are hit, out comes harm; what an
+// administrator does on purpose is rehearsed with it. The mechanics
 // are those of package lab (its faults.go, faults_disk.go, faults_network.go); here
 // stands which of them make a fault that happens in the world, and how strong.
 package faults
@@ -15,6 +16,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/slipwayhq/slipway/firstboot/operations"
 	"github.com/slipwayhq/slipway/internal/fault"
 	"github.com/slipwayhq/slipway/qemu-tests/drill"
 	"github.com/slipwayhq/slipway/qemu-tests/drill/schedule"
@@ -35,6 +37,7 @@ type strike struct {
 	cluster *lab.Cluster
 	nodes   []string
 	random  *rand.Rand
+	admin   *operations.Cluster
 }
 
 // others are the nodes that are not hit.
@@ -100,10 +103,10 @@ func Schedule(all []Fault) (out []schedule.Fault) {
 	return out
 }
 
-// On has faults hit a cluster.
-func On(c *lab.Cluster, all []Fault) (out []drill.Fault) {
+// On has faults hit the machines of a cluster.
+func On(l *drill.Lab, all []Fault) (out []drill.Fault) {
 	for _, f := range all {
-		out = append(out, bound{f, c})
+		out = append(out, bound{f, l})
 	}
 	return out
 }
@@ -111,8 +114,8 @@ func On(c *lab.Cluster, all []Fault) (out []drill.Fault) {
 // bound is a fault and its cluster. Healing undoes what inject has done with the same
 // names, so it keeps nothing itself.
 type bound struct {
-	fault   Fault
-	cluster *lab.Cluster
+	fault Fault
+	lab   *drill.Lab
 }
 
 // Plan implements drill.Fault.
@@ -125,7 +128,7 @@ const limit = 3 * time.Minute
 func (b bound) Inject(ctx context.Context, nodes []string, seed uint64) error {
 	bounded, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	return b.fault.inject(bounded, strike{b.cluster, nodes, rand.New(rand.NewPCG(seed, 0))})
+	return b.fault.inject(bounded, strike{b.lab.Cluster, nodes, rand.New(rand.NewPCG(seed, 0)), b.lab.Operations()})
 }
 
 // Heal implements drill.Fault.
@@ -134,5 +137,5 @@ func (b bound) Heal(ctx context.Context, nodes []string) error {
 		return nil
 	}
 	// Not bounded: a machine that is given power has it for as long as this context lives.
-	return b.fault.heal(ctx, strike{cluster: b.cluster, nodes: nodes})
+	return b.fault.heal(ctx, strike{cluster: b.lab.Cluster, nodes: nodes})
 }
