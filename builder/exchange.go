@@ -28,6 +28,9 @@ type Pushed struct {
 	artifact registry.Artifact
 }
 
+// Artifact is what is pushed.
+func (p Pushed) Artifact() registry.Artifact { return p.artifact }
+
 // Push puts the base, the package layers and the loader of the roles into the
 // registry. All of them must be in the cache.
 func Push(ctx context.Context, req Request, means Means) ([]Pushed, error) {

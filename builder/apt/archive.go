@@ -1,6 +1,7 @@
 package apt
 
 import (
+	"bytes"
 	"compress/gzip"
 	"context"
 	"crypto/sha256"
@@ -128,6 +129,11 @@ func loadSuite(ctx context.Context, c *cache.Cache, d *Distribution, locations f
 		return s, nil, "", fmt.Errorf("%s: %w", fetch.Redacted(from), err)
 	}
 	s = Suite{Alias: spec.Alias, Name: name, InReleaseSHA256: hashOf(data), Date: rel.Date, Signers: signers}
+	// Kept, since the mirror will serve another one tomorrow: it is what proves to the far side
+	// of an air gap where the packages come from.
+	if err := c.PutBlob(s.InReleaseSHA256, int64(len(data)), bytes.NewReader(data)); err != nil {
+		return s, nil, "", err
+	}
 	for _, component := range d.Components {
 		item, index, unpacked, err := chooseIndex(rel, spec.Alias, name, component, d.Arch)
 		if err != nil {
@@ -175,17 +181,41 @@ func chooseIndex(rel *Release, alias, suite, component, arch string) (item fetch
 
 // ReadIndex reads an index that is in the cache. If unpacked is not nil, the
 // decompressed bytes must have that size and hash.
-func ReadIndex(c *cache.Cache, index Index, unpacked *FileSum, alias, suite, arch string) ([]*Package, error) {
-	path, ok := c.CheckedBlob(index.SHA256, index.Size)
-	if !ok {
-		return nil, fault.New(fault.Integrity, "%s is not in the cache", index.Path)
-	}
-	f, err := os.Open(path)
+func ReadIndex(c *cache.Cache, index Index, unpacked *FileSum, alias, suite, arch string) (packages []*Package, err error) {
+	err = readIndex(c, index, unpacked, func(r io.Reader) error {
+		packages, err = ReadPackages(r, alias, suite, arch)
+		return err
+	})
 	if err != nil {
 		return nil, err
 	}
+	return packages, nil
+}
+
+// EachInIndex calls each for every paragraph of an index that is in the cache, as
+// EachParagraph does.
+func EachInIndex(c *cache.Cache, index Index, each func(*Paragraph) error) error {
+	return readIndex(c, index, nil, func(r io.Reader) error { return EachParagraph(r, each) })
+}
+
+// readIndex decompresses an index for read.
+func readIndex(c *cache.Cache, index Index, unpacked *FileSum, read func(io.Reader) error) error {
+	path, ok := c.CheckedBlob(index.SHA256, index.Size)
+	if !ok {
+		return fault.New(fault.Integrity, "%s is not in the cache", index.Path)
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
 	defer f.Close()
-	var r io.Reader = f
+	return Decompress(f, index, unpacked, read)
+}
+
+// Decompress hands the decompressed bytes of an index to read, going by its name, with the
+// limits on what indices may hold. If unpacked is not nil, they must have that size and hash.
+func Decompress(f io.Reader, index Index, unpacked *FileSum, read func(io.Reader) error) error {
+	r, err := f, error(nil)
 	switch {
 	case strings.HasSuffix(index.Path, ".xz"):
 		r, err = xz.NewReader(f, maxDictionary)
@@ -193,7 +223,7 @@ func ReadIndex(c *cache.Cache, index Index, unpacked *FileSum, alias, suite, arc
 		r, err = gzip.NewReader(f)
 	}
 	if err != nil {
-		return nil, fault.New(fault.Integrity, "%s: %w", index.Path, err)
+		return fault.New(fault.Integrity, "%s: %w", index.Path, err)
 	}
 	limit := int64(maxIndexUnpacked)
 	if unpacked != nil {
@@ -201,14 +231,13 @@ func ReadIndex(c *cache.Cache, index Index, unpacked *FileSum, alias, suite, arc
 	}
 	h := sha256.New()
 	counter := &limited{r: io.TeeReader(r, h), left: limit}
-	packages, err := ReadPackages(counter, alias, suite, arch)
-	if err != nil {
-		return nil, fault.New(fault.Integrity, "%s: %w", index.Path, err)
+	if err := read(counter); err != nil {
+		return fault.New(fault.Integrity, "%s: %w", index.Path, err)
 	}
 	if got := hex.EncodeToString(h.Sum(nil)); unpacked != nil && got != unpacked.SHA256 {
-		return nil, fault.New(fault.Integrity, "%s: unpacked it has SHA-256 %s, the Release says %s", index.Path, got, unpacked.SHA256)
+		return fault.New(fault.Integrity, "%s: unpacked it has SHA-256 %s, the Release says %s", index.Path, got, unpacked.SHA256)
 	}
-	return packages, nil
+	return nil
 }
 
 // limited fails a reader that yields more than it may.

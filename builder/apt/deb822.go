@@ -50,6 +50,20 @@ func (p *Paragraph) Lines(name string) []string {
 	return lines
 }
 
+// AppendText appends the paragraph as it was written, but for comments and blanks at the
+// ends of lines, to b.
+func (p *Paragraph) AppendText(b []byte) []byte {
+	for i := range p.fields {
+		f := &p.fields[i]
+		b = append(append(b, f.name...), ':')
+		if len(f.value) > 0 && f.value[0] != '\n' {
+			b = append(b, ' ')
+		}
+		b = append(append(b, f.value...), '\n')
+	}
+	return b
+}
+
 // EachParagraph reads control data and calls each for every paragraph. The
 // paragraph is only valid during the call. Comment lines (#) are skipped.
 func EachParagraph(r io.Reader, each func(*Paragraph) error) error {

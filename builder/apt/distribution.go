@@ -136,21 +136,11 @@ func readKeys(dir string, names []string) (openpgp.EntityList, error) {
 	var keyring openpgp.EntityList
 	for _, name := range names {
 		if name == "debian" {
-			files, err := fs.Glob(debianKeys, "keys/*.asc")
+			keys, err := DebianKeys()
 			if err != nil {
 				return nil, err
 			}
-			for _, f := range files {
-				b, err := debianKeys.ReadFile(f)
-				if err != nil {
-					return nil, err
-				}
-				keys, err := parseKeys(b)
-				if err != nil {
-					return nil, fault.New(fault.Internal, "%s: %w", path.Base(f), err)
-				}
-				keyring = append(keyring, keys...)
-			}
+			keyring = append(keyring, keys...)
 			continue
 		}
 		b, err := os.ReadFile(filepath.Join(dir, filepath.FromSlash(name)))
@@ -165,6 +155,27 @@ func readKeys(dir string, names []string) (openpgp.EntityList, error) {
 	}
 	if len(keyring) == 0 {
 		return nil, errors.New("want at least one")
+	}
+	return keyring, nil
+}
+
+// DebianKeys are Debian's archive keys, as they come with slipway.
+func DebianKeys() (openpgp.EntityList, error) {
+	files, err := fs.Glob(debianKeys, "keys/*.asc")
+	if err != nil {
+		return nil, err
+	}
+	var keyring openpgp.EntityList
+	for _, f := range files {
+		b, err := debianKeys.ReadFile(f)
+		if err != nil {
+			return nil, err
+		}
+		keys, err := parseKeys(b)
+		if err != nil {
+			return nil, fault.New(fault.Internal, "%s: %w", path.Base(f), err)
+		}
+		keyring = append(keyring, keys...)
 	}
 	return keyring, nil
 }

@@ -29,6 +29,8 @@ const maxInRelease = 16 << 20
 // Release is what a suite's signed Release file says.
 type Release struct {
 	Suite, Codename string
+	Origin, Label   string
+	Version         string
 	Date            time.Time
 	ValidUntil      time.Time // zero: for ever
 	ByHash          bool      // indices are also served under their hash
@@ -176,6 +178,7 @@ func ParseRelease(text []byte) (*Release, error) {
 func releaseOf(p *Paragraph) (*Release, error) {
 	rel := &Release{
 		Suite: p.Get("Suite"), Codename: p.Get("Codename"),
+		Origin: p.Get("Origin"), Label: p.Get("Label"), Version: p.Get("Version"),
 		ByHash:        p.Get("Acquire-By-Hash") == "yes",
 		Architectures: strings.Fields(p.Get("Architectures")),
 		Components:    strings.Fields(p.Get("Components")),

@@ -64,6 +64,9 @@ type rawManifest []byte
 func (m rawManifest) RawManifest() ([]byte, error)        { return m, nil }
 func (m rawManifest) MediaType() (types.MediaType, error) { return types.OCIManifestSchema1, nil }
 
+// Manifest is the OCI manifest of an artifact, as a registry has it.
+func Manifest(a Artifact) ([]byte, error) { return newManifest(a) }
+
 // newManifest describes an artifact. Equal artifacts give equal bytes.
 func newManifest(a Artifact) (rawManifest, error) {
 	digest, size, err := v1.SHA256(bytes.NewReader(a.Record))

@@ -76,7 +76,7 @@ file, 4 the host lacks something, 5 network, 6 a hash or signature does not fit,
 			&cli.StringFlag{Name: "progress", Usage: "`HOW` to show progress: auto, bars, lines or none", Value: "auto"},
 		},
 		Commands: []*cli.Command{
-			lockCommand(), buildCommand(), pushCommand(), inspectCommand(), diffCommand(), sbomCommand(), cacheCommand(),
+			lockCommand(), buildCommand(), pushCommand(), inspectCommand(), diffCommand(), sbomCommand(), cacheCommand(), mirrorCommand(),
 			initCommand(), checkCommand(), schemaCommand(), seedCommand(), secretCommand(),
 			completionCommand(),
 			switchoverCommand(), maintenanceCommand(), addCommand(), removeCommand(), replaceCommand(), rotateCommand(), backupCommand(), backupsCommand(), restoreCommand(), upgradeCommand(), rollbackCommand(), factoryResetCommand(), versionsCommand(), auditCommand(),
@@ -95,13 +95,16 @@ file, 4 the host lacks something, 5 network, 6 a hash or signature does not fit,
 			return cli.ShowAppHelp(c)
 		},
 	}
-	for _, c := range app.Commands {
-		c.OnUsageError = usageError
-		for _, sub := range c.Subcommands {
-			sub.OnUsageError = usageError
-		}
-	}
+	onUsageError(app.Commands)
 	return app
+}
+
+// onUsageError has every command, at any depth, report wrong flags as ours.
+func onUsageError(commands []*cli.Command) {
+	for _, c := range commands {
+		c.OnUsageError = usageError
+		onUsageError(c.Subcommands)
+	}
 }
 
 // usageError gives what the flag package complains of its class.

@@ -1,0 +1,391 @@
+// Package store is the isolated side of a mirror: a directory that takes volumes in, publishes
+// what they bring, and proves at any time that it is whole.
+//
+//	STORE            format and the store's own random name
+//	trust.asc        the site's public keys that volumes must be signed with
+//	state.json       which bundle is published, or being published
+//	catalogs/N-ID    catalogs of bundles that were published or begun
+//	blobs/ab/…       whole files by SHA-256, checked and flushed to disk
+//	parts/ab/…       parts of larger files, checked and flushed
+//	incoming/        work under way; removed when a command begins
+//	public/          what is published: hard links to blobs, by path
+//
+// What stands under its final name in blobs/ and parts/ was hashed and flushed before it was
+// renamed, so a power cut leaves no half file that looks whole. Publishing follows the order that
+// clients count on: packages, then indices by hash, then the signed indices. It is repeated by the next
+// command if it was cut off. The clock has no part in what is accepted: the bundle's number decides.
+package store
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/slipwayhq/slipway/builder/cache"
+	"github.com/slipwayhq/slipway/builder/mirror/catalog"
+	"github.com/slipwayhq/slipway/builder/mirror/receipt"
+	"github.com/slipwayhq/slipway/builder/mirror/sign"
+	"github.com/slipwayhq/slipway/internal/atomicfile"
+	"github.com/slipwayhq/slipway/internal/fault"
+)
+
+const (
+	storeName = "STORE"
+	trustName = "trust.asc"
+	stateName = "state.json"
+	// PublicDir is the published tree, below the store.
+	PublicDir = "public"
+	maxMeta   = 1 << 20
+)
+
+// Store is an open store.
+type Store struct {
+	dir   string
+	lock  *os.File
+	id    string
+	ring  sign.Ring
+	state state
+}
+
+// state is what the store publishes.
+type state struct {
+	Format  int       `json:"format"`
+	Site    string    `json:"site"`
+	Edition int64     `json:"edition"`
+	Bundle  string    `json:"bundle"`
+	Date    time.Time `json:"date"`
+	// Publishing is set while a bundle is being published: its catalog's name.
+	Publishing string `json:"publishing,omitempty"`
+}
+
+type identity struct {
+	Format int    `json:"format"`
+	Store  string `json:"store"`
+}
+
+// Create makes a store in dir that trusts the keys.
+func Create(dir string, keys []byte) (*Store, error) {
+	if _, err := sign.ParseRing(keys); err != nil {
+		return nil, err
+	}
+	for _, sub := range []string{"catalogs", "blobs", "parts", "incoming", PublicDir} {
+		if err := makeDir(filepath.Join(dir, sub)); err != nil {
+			return nil, err
+		}
+	}
+	if err := atomicfile.WriteBytes(filepath.Join(dir, trustName), 0o644, keys); err != nil {
+		return nil, err
+	}
+	var id [16]byte
+	rand.Read(id[:])
+	if err := writeJSON(filepath.Join(dir, storeName), identity{1, hex.EncodeToString(id[:])}); err != nil {
+		return nil, err
+	}
+	return Open(dir)
+}
+
+// makeDir makes a directory that everybody may read, whatever the umask: apt reads with a user of its own.
+func makeDir(dir string) error {
+	if st, err := os.Stat(dir); err == nil && st.IsDir() {
+		return nil
+	}
+	if err := makeParent(dir); err != nil {
+		return err
+	}
+	if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+		return full(err)
+	}
+	return os.Chmod(dir, 0o755)
+}
+
+func makeParent(dir string) error {
+	if up := filepath.Dir(dir); up != dir {
+		return makeDir(up)
+	}
+	return nil
+}
+
+// Exists says whether there is a store in dir.
+func Exists(dir string) bool {
+	_, err := os.Lstat(filepath.Join(dir, storeName))
+	return err == nil
+}
+
+// Open opens a store for commands that change it, and keeps others from it until Close.
+func Open(dir string) (*Store, error) {
+	s, err := Read(dir)
+	if err != nil {
+		return nil, err
+	}
+	if s.lock, err = os.OpenFile(filepath.Join(dir, "lock"), os.O_RDWR|os.O_CREATE, 0o600); err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(s.lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		s.lock.Close()
+		return nil, fault.New(fault.Failed, "another slipway works on the mirror in %s", dir).WithMend("wait until it is done")
+	}
+	if err := s.load(); err != nil { // it may have changed before the lock was held
+		s.Close()
+		return nil, err
+	}
+	return s, nil
+}
+
+// Read opens a store to look at.
+func Read(dir string) (*Store, error) {
+	if !Exists(dir) {
+		return nil, fault.New(fault.Usage, "there is no mirror in %s", dir).
+			WithMend("make one by importing a first volume: `slipway mirror import --key SITE.asc --store DIR VOLUME…`")
+	}
+	abs, err := filepath.Abs(dir)
+	if err != nil {
+		return nil, err
+	}
+	s := &Store{dir: abs}
+	return s, s.load()
+}
+
+func (s *Store) load() error {
+	bad := func(name string, err error) error {
+		return fault.New(fault.Integrity, "%s: %w", filepath.Join(s.dir, name), err).
+			WithMend("the mirror's own records are damaged: make a new one in an empty directory and import the last full bundle and those after it")
+	}
+	var id identity
+	if err := readJSON(filepath.Join(s.dir, storeName), &id); err != nil {
+		return bad(storeName, err)
+	}
+	if id.Format != 1 || !idPattern.MatchString(id.Store) {
+		return bad(storeName, fmt.Errorf("format %d with name %q, this slipway knows only 1", id.Format, id.Store))
+	}
+	s.id = id.Store
+	keys, err := os.ReadFile(filepath.Join(s.dir, trustName))
+	if err != nil {
+		return err
+	}
+	if s.ring, err = sign.ParseRing(keys); err != nil {
+		return bad(trustName, err)
+	}
+	s.state = state{Format: 1}
+	err = readJSON(filepath.Join(s.dir, stateName), &s.state)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err == nil && (s.state.Format != 1 || s.state.Edition < 0) {
+		err = fmt.Errorf("format %d, of which this slipway knows only 1", s.state.Format)
+	}
+	if err != nil {
+		return bad(stateName, err)
+	}
+	return nil
+}
+
+var idPattern = regexp.MustCompile(`^[0-9a-f]{32}$`)
+
+func readJSON(path string, v any) error {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	if len(data) > maxMeta {
+		return fmt.Errorf("more than %d bytes", maxMeta)
+	}
+	d := json.NewDecoder(bytes.NewReader(data))
+	d.DisallowUnknownFields()
+	return d.Decode(v)
+}
+
+func writeJSON(path string, v any) error {
+	data, err := json.MarshalIndent(v, "", "  ")
+	if err != nil {
+		return err
+	}
+	return full(atomicfile.WriteBytes(path, 0o644, append(data, '\n')))
+}
+
+// Close lets other commands have the store.
+func (s *Store) Close() {
+	if s.lock != nil {
+		s.lock.Close()
+	}
+}
+
+// Public is the directory of the published tree.
+func (s *Store) Public() string { return filepath.Join(s.dir, PublicDir) }
+
+// Status tells what a store publishes.
+type Status struct {
+	Store    string    `json:"store"`
+	Site     string    `json:"site"`
+	Edition  int64     `json:"edition"`
+	Bundle   string    `json:"bundle"`
+	Date     time.Time `json:"date"` // when the bundle was made
+	Keys     []string  `json:"keys"`
+	Warnings []string  `json:"warnings"`
+}
+
+// Status tells what the store publishes; now is for keys that end.
+func (s *Store) Status(now time.Time) Status {
+	st := Status{Store: s.id, Site: s.state.Site, Edition: s.state.Edition, Bundle: s.state.Bundle, Date: s.state.Date,
+		Keys: s.ring.Fingerprints(), Warnings: s.ring.Warnings(now)}
+	if s.state.Publishing != "" {
+		st.Warnings = append(st.Warnings, "a bundle is being published, or its publishing was cut off: the next import goes on with it")
+	}
+	if d := s.state.Date.Sub(now); s.state.Edition > 0 && d > 24*time.Hour {
+		st.Warnings = append(st.Warnings, fmt.Sprintf("the bundle was made %d days after what this machine's clock says: set the clock, or apt refuses indices from the future", int(d.Hours()/24)))
+	}
+	if st.Warnings == nil {
+		st.Warnings = []string{}
+	}
+	return st
+}
+
+// Trust adds keys to those that volumes may be signed with. They must have come by a way that
+// the administrator trusts. The next bundle that is published brings the site's own list, which then counts alone.
+func (s *Store) Trust(keys []byte) error {
+	ring, err := sign.ParseRing(keys)
+	if err != nil {
+		return err
+	}
+	known := s.ring.Fingerprints()
+	if !slices.ContainsFunc(ring.Fingerprints(), func(f string) bool { return !slices.Contains(known, f) }) {
+		return nil
+	}
+	old, err := os.ReadFile(filepath.Join(s.dir, trustName))
+	if err != nil {
+		return err
+	}
+	if err := full(atomicfile.WriteBytes(filepath.Join(s.dir, trustName), 0o644, append(append(old, '\n'), keys...))); err != nil {
+		return err
+	}
+	return s.load()
+}
+
+// Ring is the keys that the store trusts.
+func (s *Store) Ring() sign.Ring { return s.ring }
+
+// catalogs reads the catalogs that the store keeps, the newest first.
+func (s *Store) catalogs() ([]*catalog.Catalog, error) {
+	entries, err := os.ReadDir(filepath.Join(s.dir, "catalogs"))
+	if err != nil {
+		return nil, err
+	}
+	var all []*catalog.Catalog
+	for _, e := range entries {
+		if strings.HasPrefix(e.Name(), ".tmp-") {
+			continue
+		}
+		c, err := s.catalog(e.Name())
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, c)
+	}
+	slices.SortFunc(all, func(a, b *catalog.Catalog) int { return int(b.Edition - a.Edition) })
+	return all, nil
+}
+
+func catalogName(c *catalog.Catalog) string { return fmt.Sprintf("%d-%s", c.Edition, c.ID()) }
+
+// catalog reads one of the store's catalogs; its name holds its hash.
+func (s *Store) catalog(name string) (*catalog.Catalog, error) {
+	data, err := os.ReadFile(filepath.Join(s.dir, "catalogs", name))
+	if err != nil {
+		return nil, err
+	}
+	c, err := catalog.Parse(data)
+	if err == nil && name != fmt.Sprintf("%d-%s", c.Edition, catalog.ID(data)) {
+		err = errors.New("its bytes are not those that its name tells")
+	}
+	if err != nil {
+		return nil, fault.New(fault.Integrity, "%s: %w", filepath.Join(s.dir, "catalogs", name), err).
+			WithMend("remove the file, then import any volume of that bundle again")
+	}
+	return c, nil
+}
+
+// current is the catalog of what is published; nil if nothing is.
+func (s *Store) current() (*catalog.Catalog, error) {
+	if s.state.Edition == 0 {
+		return nil, nil
+	}
+	return s.catalog(fmt.Sprintf("%d-%s", s.state.Edition, s.state.Bundle))
+}
+
+func (s *Store) blob(sum string) string { return filepath.Join(s.dir, "blobs", sum[:2], sum) }
+func (s *Store) part(sum string) string { return filepath.Join(s.dir, "parts", sum[:2], sum) }
+
+// has says whether a blob stands there with the right size.
+func has(path string, size int64) bool {
+	st, err := os.Lstat(path)
+	return err == nil && st.Mode().IsRegular() && st.Size() == size
+}
+
+// Receipt is what the other side is told: all files that are here, whole.
+func (s *Store) Receipt(now time.Time) (*receipt.Receipt, error) {
+	all, err := s.catalogs()
+	if err != nil {
+		return nil, err
+	}
+	r := &receipt.Receipt{Site: s.state.Site, Store: s.id, Edition: s.state.Edition, Bundle: s.state.Bundle, Date: now.UTC().Truncate(time.Second), Have: map[string]int64{}}
+	for _, c := range all {
+		if r.Site == "" {
+			r.Site = c.Site // nothing is published yet
+		}
+		for sum, size := range c.Blobs() {
+			if has(s.blob(sum), size) {
+				r.Have[sum] = size
+			}
+		}
+	}
+	if r.Site == "" {
+		return nil, fault.New(fault.Failed, "no volume was ever imported into %s", s.dir).WithMend("import one; the first bundle needs no receipt")
+	}
+	return r, nil
+}
+
+// sync flushes all of the store's file system.
+func (s *Store) sync() error {
+	d, err := os.Open(s.dir)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	if err := unix.Syncfs(int(d.Fd())); err != nil {
+		return full(fmt.Errorf("flushing %s: %w", s.dir, err))
+	}
+	return nil
+}
+
+// full gives a full disk its class and advice.
+func full(err error) error {
+	if fault.Of(cache.Classify(err)) == fault.Space {
+		return fault.New(fault.Space, "%w", err).WithMend("free some room (`slipway mirror gc`), then run the same command again: it goes on where it stopped")
+	}
+	return err
+}
+
+// contextReader ends a copy with its context.
+type contextReader struct {
+	ctx context.Context
+	f   *os.File
+}
+
+func (r contextReader) Read(p []byte) (int, error) {
+	if err := r.ctx.Err(); err != nil {
+		return 0, err
+	}
+	return r.f.Read(p)
+}
