@@ -140,16 +140,19 @@ func Create(ctx context.Context, s *site.Site, out string, after int64, m Means,
 
 // begin finds the bundle in the making in out, or begins one.
 func begin(s *site.Site, out string, after int64, now time.Time) (*work, error) {
-	data, err := os.ReadFile(filepath.Join(out, workName))
-	if errors.Is(err, fs.ErrNotExist) {
-		entries, err := os.ReadDir(out)
-		if err != nil {
+	left, err := filepath.Glob(filepath.Join(out, ".tmp-"+workName+"-*")) // of a begin that was cut off
+	if err != nil {
+		return nil, err
+	}
+	for _, p := range left {
+		if err := os.Remove(p); err != nil {
 			return nil, err
 		}
-		for _, e := range entries {
-			if len(e.Name()) < 5 || e.Name()[:5] != ".tmp-" { // of a begin that was cut off
-				return nil, fault.New(fault.Usage, "%s is not empty", out).WithMend("name an empty directory for the volumes")
-			}
+	}
+	data, err := os.ReadFile(filepath.Join(out, workName))
+	if errors.Is(err, fs.ErrNotExist) {
+		if entries, err := os.ReadDir(out); err != nil || len(entries) > 0 {
+			return nil, fault.New(fault.Usage, "%s is not an empty directory", out).WithMend("name an empty directory for the volumes")
 		}
 		var token [16]byte
 		rand.Read(token[:])

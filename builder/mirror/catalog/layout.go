@@ -18,7 +18,7 @@ const (
 	perFile  = 512
 	overhead = 4 << 20 // the file system itself, the manifest's own head and signature
 	perLine  = 200     // a file's line in the manifest
-	MinSize  = 64 << 20
+	MinSize  = 16 << 20
 )
 
 // Cut is where a piece of a file begins and ends.

@@ -215,7 +215,9 @@ func Open(dir string, ring sign.Ring) (_ *Volume, err error) {
 		return nil, fmt.Errorf("%s: %w", dir, err)
 	}
 	v.Signers = checked.Signers
-	if v.CatalogData, err = v.read(CatalogName, min(v.Manifest.Catalog.Size+1, catalog.MaxBytes+1)); err != nil {
+	if v.CatalogData, err = v.read(CatalogName, min(v.Manifest.Catalog.Size+1, catalog.MaxBytes+1)); errors.Is(err, fs.ErrNotExist) {
+		return nil, fault.New(fault.Integrity, "%s/%s is missing", dir, CatalogName).WithMend(Bring)
+	} else if err != nil {
 		return nil, err
 	}
 	if got := catalog.ID(v.CatalogData); got != v.Bundle || int64(len(v.CatalogData)) != v.Manifest.Catalog.Size {

@@ -1,0 +1,897 @@
+package mirror_test
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"io"
+	"io/fs"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/ProtonMail/go-crypto/openpgp"
+	"github.com/sirupsen/logrus"
+
+	"github.com/slipwayhq/slipway/builder/apt"
+	"github.com/slipwayhq/slipway/builder/apt/apttest"
+	"github.com/slipwayhq/slipway/builder/cache"
+	"github.com/slipwayhq/slipway/builder/fetch"
+	"github.com/slipwayhq/slipway/builder/lock"
+	"github.com/slipwayhq/slipway/builder/mirror"
+	"github.com/slipwayhq/slipway/builder/mirror/receipt"
+	"github.com/slipwayhq/slipway/builder/mirror/sign"
+	"github.com/slipwayhq/slipway/builder/mirror/site"
+	"github.com/slipwayhq/slipway/builder/mirror/store"
+	"github.com/slipwayhq/slipway/builder/mirror/volume"
+	"github.com/slipwayhq/slipway/internal/fault"
+	"github.com/slipwayhq/slipway/internal/progress"
+)
+
+// TestMain also is the process that the tests of power cuts kill.
+func TestMain(m *testing.M) {
+	if order := os.Getenv("MIRRORTEST_ORDER"); order != "" {
+		if err := obey(order); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
+	// No test here cuts real power, so none needs a real disk; flushing a busy one takes long.
+	if st, err := os.Stat("/dev/shm"); err == nil && st.IsDir() {
+		os.Setenv("TMPDIR", "/dev/shm")
+	}
+	os.Exit(m.Run())
+}
+
+var (
+	made     = time.Date(2026, 11, 2, 10, 0, 0, 0, time.UTC)
+	volume16 = int64(16 << 20)
+)
+
+// side is a connected side: everything on disk, so that another process can work with it.
+type side struct {
+	Cache, Distribution, Archive, Lock, Site, Big string
+	Now                                           time.Time
+	Volume                                        int64
+}
+
+// newSide makes an archive with some packages, their lock, a site, and a large file.
+func newSide(t *testing.T, large int) (*side, *apttest.Archive) {
+	t.Helper()
+	a := apttest.New(t)
+	a.Publish(packages(1)...)
+	dir := t.TempDir()
+	s := &side{Cache: filepath.Join(dir, "cache"), Distribution: a.Distribution().File, Archive: a.Dir, Lock: filepath.Join(dir, "images.lock"),
+		Site: filepath.Join(dir, "site"), Big: filepath.Join(dir, "big"), Now: made, Volume: volume16}
+	rng := rand.NewChaCha8([32]byte{1})
+	big := make([]byte, large)
+	rng.Read(big)
+	must(t, os.WriteFile(s.Big, big, 0o644))
+	keys, err := site.Create(s.Site, "plant-7", nil, made.Add(-time.Hour), 0)
+	must(t, err)
+	keys.Close()
+	s.relock(t)
+	return s, a
+}
+
+// packages are the packages of the archive in one of its states.
+func packages(state int) []string {
+	out := []string{"Package: base\nEssential: yes\nDepends: lib (>= 1)", fmt.Sprintf("Package: lib\nVersion: %d", state)}
+	for i := range 20 {
+		out = append(out, fmt.Sprintf("Package: tool%d\nDepends: lib", i))
+	}
+	if state > 1 {
+		out = append(out, "Package: news")
+	}
+	return out
+}
+
+// relock has the lock follow the archive.
+func (s *side) relock(t *testing.T) {
+	t.Helper()
+	c, err := cache.Open(s.Cache)
+	must(t, err)
+	defer c.Close()
+	d, err := apt.LoadDistribution(s.Distribution)
+	must(t, err)
+	archive, err := apt.Load(t.Context(), c, d, s.locations(), apt.LoadOptions{Now: s.Now})
+	must(t, err)
+	want := lock.Want{Sets: []lock.Set{{Name: "base", File: "profiles/base.yaml", Packages: []string{"tool1", "tool2", "tool3"}}}}
+	l, err := lock.Resolve(t.Context(), c, archive, want, nil, nil, fetch.Options{})
+	must(t, err)
+	must(t, l.WriteFile(s.Lock))
+}
+
+func (s *side) locations() fetch.Locations {
+	return fetch.Locations{"main": {fetch.FileURL(s.Archive)}}
+}
+
+// create makes a bundle in out; r may be nil.
+func (s *side) create(ctx context.Context, out string, r *receipt.Receipt) (*mirror.Result, error) {
+	c, err := cache.Open(s.Cache)
+	if err != nil {
+		return nil, err
+	}
+	defer c.Close()
+	d, err := apt.LoadDistribution(s.Distribution)
+	if err != nil {
+		return nil, err
+	}
+	keys, err := site.Open(s.Site)
+	if err != nil {
+		return nil, err
+	}
+	defer keys.Close()
+	l, err := lock.Read(s.Lock)
+	if err != nil {
+		return nil, err
+	}
+	log := logrus.New()
+	log.SetOutput(io.Discard)
+	m := mirror.Means{Cache: c, Distribution: d, Locations: s.locations(), Progress: progress.None, Log: log, Now: s.Now}
+	req := mirror.Request{Lock: l, LockData: l.Bytes(), Extra: []string{"tool9"}, Programs: map[string]string{"big": s.Big}, Site: keys.Name(), Volume: s.Volume, Receipt: r}
+	var after int64
+	if r != nil {
+		after = r.Edition
+	}
+	return mirror.Create(ctx, keys, out, after, m, func(edition int64, date time.Time) (*mirror.Plan, error) {
+		req.Edition, req.Date = edition, date
+		if req.Keys, err = keys.Signers(date); err != nil {
+			return nil, err
+		}
+		return mirror.NewPlan(ctx, req, m)
+	})
+}
+
+func (s *side) mustCreate(t *testing.T, r *receipt.Receipt) (string, *mirror.Result) {
+	t.Helper()
+	out := filepath.Join(t.TempDir(), "media")
+	res, err := s.create(t.Context(), out, r)
+	must(t, err)
+	return out, res
+}
+
+// public are the site's public keys.
+func (s *side) public(t *testing.T) []byte {
+	t.Helper()
+	keys, err := site.Open(s.Site)
+	must(t, err)
+	defer keys.Close()
+	public, err := keys.Public(s.Now)
+	must(t, err)
+	return public
+}
+
+// far makes an isolated side.
+func (s *side) far(t *testing.T) string {
+	t.Helper()
+	dir := filepath.Join(t.TempDir(), "store")
+	st, err := store.Create(dir, s.public(t))
+	must(t, err)
+	st.Close()
+	return dir
+}
+
+// take imports volumes into a store.
+func take(ctx context.Context, dir string, volumes ...string) ([]store.Imported, error) {
+	return takeWith(ctx, dir, store.ImportOptions{}, volumes...)
+}
+
+func takeWith(ctx context.Context, dir string, opts store.ImportOptions, volumes ...string) ([]store.Imported, error) {
+	s, err := store.Open(dir)
+	if err != nil {
+		return nil, err
+	}
+	defer s.Close()
+	var all []string
+	for _, v := range volumes {
+		found, err := volume.Find(v)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, found...)
+	}
+	return s.Import(ctx, all, opts)
+}
+
+// mustTake imports and wants the bundle published.
+func mustTake(t *testing.T, dir string, volumes ...string) {
+	t.Helper()
+	r, err := take(t.Context(), dir, volumes...)
+	must(t, err)
+	if len(r) == 0 || !r[len(r)-1].Published {
+		t.Fatalf("not published: %+v", r)
+	}
+}
+
+// wrong verifies a store and returns what is wrong, and the report.
+func wrong(t *testing.T, dir string, upstream openpgp.EntityList, repair bool) ([]string, *store.Report) {
+	t.Helper()
+	s, err := store.Open(dir)
+	if err != nil {
+		return []string{err.Error()}, nil
+	}
+	defer s.Close()
+	r, err := s.Verify(t.Context(), store.VerifyOptions{Upstream: upstream, Repair: repair})
+	if err != nil {
+		return []string{err.Error()}, nil
+	}
+	var all []string
+	for _, f := range r.Wrong {
+		all = append(all, f.String())
+	}
+	return all, r
+}
+
+func mustBeWhole(t *testing.T, dir string, upstream openpgp.EntityList) *store.Report {
+	t.Helper()
+	flaws, r := wrong(t, dir, upstream, false)
+	if len(flaws) > 0 {
+		t.Fatalf("not whole:\n%s", strings.Join(flaws, "\n"))
+	}
+	return r
+}
+
+func receiptOf(t *testing.T, dir string) *receipt.Receipt {
+	t.Helper()
+	s, err := store.Read(dir)
+	must(t, err)
+	r, err := s.Receipt(made)
+	must(t, err)
+	again, err := receipt.Parse(r.Bytes())
+	must(t, err)
+	return again
+}
+
+func must(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// digest is the hash of all files below a directory, names and content; but for what skip says.
+func digest(t *testing.T, dir string) string {
+	t.Helper()
+	h := sha256.New()
+	must(t, filepath.WalkDir(dir, func(p string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() || d.Name() == ".slipway-bundle" {
+			return err
+		}
+		data, err := os.ReadFile(p)
+		rel, _ := filepath.Rel(dir, p)
+		fmt.Fprintf(h, "%s %x\n", rel, sha256.Sum256(data))
+		return err
+	}))
+	return hex.EncodeToString(h.Sum(nil))
+}
+
+func copyTree(t *testing.T, from string) string {
+	t.Helper()
+	to := filepath.Join(t.TempDir(), filepath.Base(from))
+	must(t, os.CopyFS(to, os.DirFS(from)))
+	return to
+}
+
+func TestABundleCarriesEverythingAndProvesIt(t *testing.T) {
+	s, a := newSide(t, 24<<20)
+	media, res := s.mustCreate(t, nil)
+	if len(res.Volumes) < 2 || res.Packages != 6 || len(res.Unproven) != 0 || res.Base != 0 {
+		t.Fatalf("%+v", res)
+	}
+	ring, err := sign.ParseRing(s.public(t))
+	must(t, err)
+	for _, v := range res.Volumes {
+		alone := copyTree(t, v.Path) // each is checked with nothing beside it
+		opened, err := volume.Open(alone, ring)
+		must(t, err)
+		flaws, err := opened.Verify(t.Context(), func(int64) {})
+		must(t, err)
+		if len(flaws) > 0 {
+			t.Errorf("volume %d: %v", v.Number, flaws)
+		}
+		opened.Close()
+	}
+	far := s.far(t)
+	mustTake(t, far, media)
+	r := mustBeWhole(t, far, a.Key())
+	if r.Packages != 6 || r.Proven != 6 {
+		t.Errorf("%d of %d packages are proven by upstream's signature, want 6", r.Proven, r.Packages)
+	}
+	stranger := apttest.New(t)
+	if flaws, _ := wrong(t, far, stranger.Key(), false); len(flaws) == 0 {
+		t.Error("a stranger's key proves upstream's signature")
+	}
+	big, err := os.ReadFile(filepath.Join(far, "public/slipway/big"))
+	must(t, err)
+	if want, _ := os.ReadFile(s.Big); !bytes.Equal(big, want) {
+		t.Error("the file that was cut over volumes differs")
+	}
+}
+
+func TestEqualInputGivesEqualVolumes(t *testing.T) {
+	s, _ := newSide(t, 20<<20)
+	site := copyTree(t, s.Site)
+	must(t, os.Chmod(filepath.Join(site, "site.json"), 0o600))
+	first, _ := s.mustCreate(t, nil)
+	s.Site = site
+	second, _ := s.mustCreate(t, nil)
+	if digest(t, first) != digest(t, second) {
+		t.Error("two bundles of equal input differ")
+	}
+}
+
+func TestVolumesComeInAnyOrderAndNothingShowsBeforeTheLast(t *testing.T) {
+	s, a := newSide(t, 40<<20)
+	media, res := s.mustCreate(t, nil)
+	far := s.far(t)
+	order := rand.Perm(len(res.Volumes))
+	for i, n := range order {
+		// Twice: a volume that is put in again is harmless.
+		for range 2 {
+			r, err := take(t.Context(), far, res.Volumes[n].Path)
+			must(t, err)
+			if last := i == len(order)-1; r[0].Published != last || len(r[0].Missing) != len(order)-1-i {
+				t.Fatalf("after volume %d of %v: %+v", n+1, order, r[0])
+			}
+		}
+		entries, err := os.ReadDir(filepath.Join(far, "public"))
+		must(t, err)
+		if i < len(order)-1 && len(entries) > 0 {
+			t.Fatal("something is published before all is there")
+		}
+	}
+	mustBeWhole(t, far, a.Key())
+	_ = media
+}
+
+func TestAnUpdateCarriesOnlyWhatWasNotAcknowledged(t *testing.T) {
+	s, a := newSide(t, 20<<20)
+	media, full := s.mustCreate(t, nil)
+	far := s.far(t)
+	mustTake(t, far, media)
+	old := digest(t, filepath.Join(far, "public/debian/pool"))
+
+	s.Now = s.Now.Add(24 * time.Hour)
+	a.Date = a.Date.Add(24 * time.Hour)
+	a.Publish(packages(2)...)
+	s.relock(t)
+	r := receiptOf(t, far)
+	lost, first := s.mustCreate(t, r)
+	if first.Carried >= full.Carried/10 || first.Base != 1 || first.Edition != 2 {
+		t.Errorf("the update brings %d bytes, the whole %d: %+v", first.Carried, full.Carried, first)
+	}
+	// The first update is lost on its way. The second is made against the same receipt and needs nothing of it.
+	second, res := s.mustCreate(t, r)
+	if res.Edition != 3 {
+		t.Errorf("edition %d, want 3", res.Edition)
+	}
+	mustTake(t, far, second)
+	mustBeWhole(t, far, a.Key())
+	if digest(t, filepath.Join(far, "public/debian/pool")) == old {
+		t.Error("no new package is published")
+	}
+	// The lost one turns up: it is older now.
+	if _, err := take(t.Context(), far, lost); err == nil || !strings.Contains(fault.Mend(err), "--allow-older") {
+		t.Errorf("an older bundle: %v", err)
+	}
+	if r, err := takeWith(t.Context(), far, store.ImportOptions{AllowOlder: true}, lost); err != nil || !r[0].Published {
+		t.Errorf("an older bundle that is asked for: %v", err)
+	}
+	mustBeWhole(t, far, a.Key())
+
+	// A mirror that does not have what the update counts on says so and publishes nothing.
+	other := s.far(t)
+	_, err := take(t.Context(), other, second)
+	if err == nil || !strings.Contains(err.Error(), "counts on") || fault.Of(err) != fault.Input {
+		t.Errorf("an update for another mirror: %v", err)
+	}
+}
+
+func TestAReceiptOfAnIncompleteBundleCountsWhatIsThere(t *testing.T) {
+	s, _ := newSide(t, 40<<20)
+	media, res := s.mustCreate(t, nil)
+	_ = media
+	far := s.far(t)
+	if _, err := take(t.Context(), far, res.Volumes[0].Path); err != nil {
+		t.Fatal(err)
+	}
+	r := receiptOf(t, far)
+	if r.Edition != 0 || len(r.Have) == 0 {
+		t.Errorf("edition %d, %d files", r.Edition, len(r.Have))
+	}
+	rest, update := s.mustCreate(t, r)
+	if update.Carried >= res.Carried {
+		t.Errorf("%d bytes again", update.Carried)
+	}
+	mustTake(t, far, rest)
+}
+
+func TestBundlesThatDoNotBelongHereAreRefused(t *testing.T) {
+	s, _ := newSide(t, 1<<20)
+	media, _ := s.mustCreate(t, nil)
+	far := s.far(t)
+	mustTake(t, far, media)
+	before := digest(t, filepath.Join(far, "public"))
+
+	stranger, _ := newSide(t, 1<<20)
+	foreign, _ := stranger.mustCreate(t, nil)
+	if _, err := take(t.Context(), far, foreign); fault.Of(err) != fault.Integrity {
+		t.Errorf("a volume under another key: %v", err)
+	}
+
+	// The same keys, but the state of the site was lost, and the number given out again.
+	twin, _ := newSide(t, 2<<20)
+	twin.Site = copyTree(t, s.Site)
+	data, err := os.ReadFile(filepath.Join(twin.Site, "site.json"))
+	must(t, err)
+	var state map[string]any
+	must(t, json.Unmarshal(data, &state))
+	state["edition"], state["given"] = 0, map[string]string{}
+	data, err = json.Marshal(state)
+	must(t, err)
+	must(t, os.WriteFile(filepath.Join(twin.Site, "site.json"), data, 0o600))
+	must(t, os.Chmod(filepath.Join(twin.Site, "site.json"), 0o600))
+	double, _ := twin.mustCreate(t, nil)
+	if _, err := take(t.Context(), far, double); err == nil || !strings.Contains(err.Error(), "one number") {
+		t.Errorf("another bundle of the same number: %v", err)
+	}
+	if digest(t, filepath.Join(far, "public")) != before {
+		t.Error("what is published changed")
+	}
+}
+
+func TestAClockThatIsYearsOffChangesNothing(t *testing.T) {
+	s, a := newSide(t, 1<<20)
+	media, _ := s.mustCreate(t, nil) // made in what is the future or the past of this machine
+	far := s.far(t)
+	mustTake(t, far, media)
+	mustBeWhole(t, far, a.Key())
+	st, err := store.Read(far)
+	must(t, err)
+	if w := strings.Join(st.Status(made.AddDate(-5, 0, 0)).Warnings, "\n"); !strings.Contains(w, "clock") {
+		t.Errorf("a clock that is five years back is not warned of: %q", w)
+	}
+	// The connected side's clock falls back: the next bundle still is the newer one.
+	s.Now = made.Add(-10 * time.Minute)
+	next, res := s.mustCreate(t, receiptOf(t, far))
+	if date, err := time.Parse(time.RFC3339, res.Date); err != nil || !date.After(made) {
+		t.Errorf("dated %s, not after %s", res.Date, made)
+	}
+	mustTake(t, far, next)
+	mustBeWhole(t, far, a.Key())
+}
+
+func TestKeysRotateOverTheGap(t *testing.T) {
+	s, a := newSide(t, 1<<20)
+	media, _ := s.mustCreate(t, nil)
+	far := s.far(t)
+	mustTake(t, far, media)
+	keys, err := site.Open(s.Site)
+	must(t, err)
+	young, err := keys.Rotate(nil, made.Add(time.Hour), 0, 30*24*time.Hour)
+	must(t, err)
+	keys.Close()
+
+	// While both sign, the mirror learns of the new key from a bundle that the old one vouches for.
+	s.Now = made.Add(24 * time.Hour)
+	overlap, _ := s.mustCreate(t, receiptOf(t, far))
+	late := copyTree(t, far) // this one misses the overlap
+	mustTake(t, far, overlap)
+	st, err := store.Read(far)
+	must(t, err)
+	if trusted := st.Ring().Fingerprints(); len(trusted) != 2 || !slices.Contains(trusted, young.Fingerprint()) {
+		t.Errorf("trusted are %v", trusted)
+	}
+
+	// Then only the new one signs, and only it is trusted.
+	s.Now = made.Add(40 * 24 * time.Hour)
+	after, _ := s.mustCreate(t, receiptOf(t, far))
+	mustTake(t, far, after)
+	mustBeWhole(t, far, a.Key())
+	st, err = store.Read(far)
+	must(t, err)
+	if trusted := st.Ring().Fingerprints(); len(trusted) != 1 || trusted[0] != young.Fingerprint() {
+		t.Errorf("trusted are %v", trusted)
+	}
+
+	// Who missed the overlap is told, and given the key by hand goes on.
+	full, _ := s.mustCreate(t, nil)
+	if _, err := take(t.Context(), late, full); fault.Of(err) != fault.Integrity {
+		t.Errorf("a key that nobody vouched for: %v", err)
+	}
+	ls, err := store.Open(late)
+	must(t, err)
+	must(t, ls.Trust(young.Public()))
+	ls.Close()
+	mustTake(t, late, full)
+}
+
+func TestDamagedMirrorsSayWhatToBringAndAreMended(t *testing.T) {
+	s, a := newSide(t, 40<<20)
+	media, _ := s.mustCreate(t, nil)
+	far := s.far(t)
+	mustTake(t, far, media)
+	victims := map[string]string{"debian/pool/tool1_1_amd64.deb": "volume", "slipway/big": "volume", "debian/dists/test/main/binary-amd64/Packages": "volume"}
+	for name := range victims {
+		p := filepath.Join(far, "public", name)
+		data, err := os.ReadFile(p)
+		must(t, err)
+		data[len(data)/2] ^= 4
+		must(t, os.Chmod(p, 0o644))
+		must(t, os.WriteFile(p, data, 0o644))
+	}
+	flaws, _ := wrong(t, far, a.Key(), true)
+	text := strings.Join(flaws, "\n")
+	for name, says := range victims {
+		if !strings.Contains(text, name) || !strings.Contains(text, "bring "+says) {
+			t.Errorf("%s was damaged; verify says\n%s", name, text)
+		}
+	}
+	mustTake(t, far, media)
+	mustBeWhole(t, far, a.Key())
+}
+
+func TestGCKeepsWhatIsPublished(t *testing.T) {
+	s, a := newSide(t, 1<<20)
+	far := s.far(t)
+	for n := 1; n <= 4; n++ {
+		s.Now = s.Now.Add(time.Hour)
+		a.Date = a.Date.Add(time.Hour)
+		a.Publish(packages(n)...)
+		s.relock(t)
+		var r *receipt.Receipt
+		if n > 1 {
+			r = receiptOf(t, far)
+		}
+		media, _ := s.mustCreate(t, r)
+		mustTake(t, far, media)
+	}
+	count := func() int {
+		n := 0
+		must(t, filepath.WalkDir(filepath.Join(far, "blobs"), func(p string, d fs.DirEntry, err error) error {
+			if !d.IsDir() {
+				n++
+			}
+			return err
+		}))
+		return n
+	}
+	before := count()
+	st, err := store.Open(far)
+	must(t, err)
+	dry, err := st.GC(t.Context(), 1, true)
+	must(t, err)
+	if count() != before || dry.Blobs == 0 {
+		t.Errorf("a dry run removed %d, said %+v", before-count(), dry)
+	}
+	did, err := st.GC(t.Context(), 1, false)
+	must(t, err)
+	st.Close()
+	if did != dry || count() != before-did.Blobs || did.Catalogs != 2 {
+		t.Errorf("said %+v, did %+v, %d are gone", dry, did, before-count())
+	}
+	mustBeWhole(t, far, a.Key())
+	if _, err := os.Stat(filepath.Join(far, "public/debian/pool/lib_2_amd64.deb")); err == nil {
+		t.Error("a package of two bundles ago is still there")
+	}
+	if _, err := os.Stat(filepath.Join(far, "public/debian/pool/lib_3_amd64.deb")); err != nil {
+		t.Error("a package of the bundle before is gone")
+	}
+}
+
+// flips is how many bits the test of flipped bits flips; the whole test has 1000.
+func flips() int { return number("SLIPWAY_MIRROR_FLIPS", 60) }
+
+// rounds is how many rounds the tests of power cuts do; the whole test has 200.
+func rounds() int { return number("SLIPWAY_MIRROR_ROUNDS", 3) }
+
+func number(name string, otherwise int) int {
+	if n, err := strconv.Atoi(os.Getenv(name)); err == nil && n > 0 {
+		return n
+	}
+	return otherwise
+}
+
+// TestEveryFlippedBitIsFound flips one bit of one file at a time: of the volumes, and of the mirror.
+func TestEveryFlippedBitIsFound(t *testing.T) {
+	s, a := newSide(t, 1<<20)
+	media, res := s.mustCreate(t, nil)
+	far := s.far(t)
+	mustTake(t, far, media)
+	mustBeWhole(t, far, a.Key())
+	ring, err := sign.ParseRing(s.public(t))
+	must(t, err)
+	var files []string
+	for _, dir := range []string{res.Volumes[0].Path, far} {
+		must(t, filepath.WalkDir(dir, func(p string, d fs.DirEntry, err error) error {
+			st, _ := d.Info()
+			// The public tree is hard links to blobs; the store's name and the state are its own, and checked by
+			// their form; an empty file has no bit.
+			if err == nil && !d.IsDir() && st.Size() > 0 && !strings.Contains(p, "/public/") && d.Name() != "STORE" && d.Name() != "state.json" {
+				files = append(files, p)
+			}
+			return err
+		}))
+	}
+	rng := rand.New(rand.NewPCG(1, 2))
+	for n := range flips() {
+		p := files[n%len(files)]
+		st, err := os.Stat(p)
+		must(t, err)
+		at, bit := rng.Int64N(st.Size()), byte(1)<<rng.IntN(8)
+		flip := func() {
+			must(t, os.Chmod(p, 0o644))
+			f, err := os.OpenFile(p, os.O_RDWR, 0)
+			must(t, err)
+			defer f.Close()
+			b := make([]byte, 1)
+			_, err = f.ReadAt(b, at)
+			must(t, err)
+			b[0] ^= bit
+			_, err = f.WriteAt(b, at)
+			must(t, err)
+		}
+		flip()
+		var flaws []string
+		if strings.HasPrefix(p, far) {
+			flaws, _ = wrong(t, far, a.Key(), false)
+		} else {
+			v, err := volume.Open(res.Volumes[0].Path, ring)
+			if err != nil {
+				flaws = []string{err.Error()}
+			} else {
+				found, err := v.Verify(t.Context(), func(int64) {})
+				must(t, err)
+				for _, f := range found {
+					flaws = append(flaws, f.Error())
+				}
+				v.Close()
+			}
+		}
+		if len(flaws) == 0 {
+			t.Fatalf("bit %08b of byte %d of %s was flipped and not found", bit, at, p)
+		}
+		flip()
+	}
+	mustBeWhole(t, far, a.Key())
+}
+
+func TestHostileAndBrokenVolumesAreRefused(t *testing.T) {
+	s, _ := newSide(t, 20<<20)
+	media, res := s.mustCreate(t, nil)
+	secret := filepath.Join(t.TempDir(), "secret")
+	must(t, os.WriteFile(secret, []byte("secret"), 0o600))
+	part := func(dir string) string {
+		found, err := filepath.Glob(filepath.Join(dir, "data/*/*"))
+		must(t, err)
+		return found[0]
+	}
+	replace := func(p string, with func(p string) error) error {
+		if err := os.Remove(p); err != nil {
+			return err
+		}
+		return with(p)
+	}
+	for name, harm := range map[string]func(dir string) error{
+		"no manifest":       func(d string) error { return os.Remove(filepath.Join(d, "VOLUME")) },
+		"an empty manifest": func(d string) error { return os.Truncate(filepath.Join(d, "VOLUME"), 0) },
+		"a cut manifest":    func(d string) error { return os.Truncate(filepath.Join(d, "VOLUME"), 900) },
+		"no catalog":        func(d string) error { return os.Remove(filepath.Join(d, "CATALOG")) },
+		"a cut catalog":     func(d string) error { return os.Truncate(filepath.Join(d, "CATALOG"), 100) },
+		"a huge catalog":    func(d string) error { return os.Truncate(filepath.Join(d, "CATALOG"), 1<<40) },
+		"a missing part":    func(d string) error { return os.Remove(part(d)) },
+		"a cut part":        func(d string) error { return os.Truncate(part(d), 1) },
+		"a part that grew":  func(d string) error { return os.Truncate(part(d), 1<<40) },
+		"a link for a part": func(d string) error { return replace(part(d), func(p string) error { return os.Symlink(secret, p) }) },
+		"a pipe for a part": func(d string) error {
+			return replace(part(d), func(p string) error { return syscall.Mkfifo(p, 0o644) })
+		},
+		"a folder for a part": func(d string) error { return replace(part(d), func(p string) error { return os.Mkdir(p, 0o755) }) },
+		"a link for the manifest": func(d string) error {
+			return replace(filepath.Join(d, "VOLUME"), func(p string) error { return os.Symlink(secret, p) })
+		},
+		"a pipe for the manifest": func(d string) error {
+			return replace(filepath.Join(d, "VOLUME"), func(p string) error { return syscall.Mkfifo(p, 0o644) })
+		},
+		"another volume's manifest": func(d string) error {
+			data, err := os.ReadFile(filepath.Join(res.Volumes[1].Path, "VOLUME"))
+			if err != nil {
+				return err
+			}
+			return os.WriteFile(filepath.Join(d, "VOLUME"), data, 0o644)
+		},
+		"text before the manifest": func(d string) error {
+			data, err := os.ReadFile(filepath.Join(d, "VOLUME"))
+			if err != nil {
+				return err
+			}
+			return os.WriteFile(filepath.Join(d, "VOLUME"), append([]byte("Edition: 9\n"), data...), 0o644)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bad := copyTree(t, res.Volumes[0].Path)
+			must(t, harm(bad))
+			far := s.far(t)
+			if _, err := take(t.Context(), far, bad); err == nil || fault.Of(err) == fault.Internal {
+				t.Fatalf("taken, or not explained: %v", err)
+			}
+			entries, err := os.ReadDir(filepath.Join(far, "public"))
+			must(t, err)
+			if len(entries) > 0 {
+				t.Error("something of it is published")
+			}
+			// Brought again, all is well.
+			mustTake(t, far, media)
+		})
+	}
+}
+
+// TestAFullDiskLeavesNothingHalf fills a small file system while a bundle is made and taken in.
+func TestAFullDiskLeavesNothingHalf(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Fatal("mounting a small file system needs root")
+	}
+	s, a := newSide(t, 40<<20)
+	small := t.TempDir()
+	mount := func(size string, flags uintptr) {
+		must(t, syscall.Mount("tmpfs", small, "tmpfs", flags, "size="+size))
+	}
+	mount("20m", 0)
+	defer syscall.Unmount(small, syscall.MNT_DETACH)
+	media := filepath.Join(small, "media")
+	if _, err := s.create(t.Context(), media, nil); fault.Of(err) != fault.Space {
+		t.Fatalf("a full medium: %v", err)
+	}
+	mount("200m", syscall.MS_REMOUNT)
+	_, err := s.create(t.Context(), media, nil)
+	must(t, err)
+	far := filepath.Join(small, "store")
+	mount("120m", syscall.MS_REMOUNT)
+	filler := filepath.Join(small, "filler")
+	must(t, os.WriteFile(filler, make([]byte, 55<<20), 0o644))
+	st, err := store.Create(far, s.public(t))
+	must(t, err)
+	st.Close()
+	if _, err := take(t.Context(), far, media); fault.Of(err) != fault.Space {
+		t.Fatalf("a full disk: %v", err)
+	}
+	must(t, os.Remove(filler))
+	mount("300m", syscall.MS_REMOUNT)
+	mustTake(t, far, media)
+	mustBeWhole(t, far, a.Key())
+}
+
+// order is what a process that will be killed is told to do.
+type order struct {
+	Side    *side    `json:",omitempty"`
+	Receipt string   `json:",omitempty"`
+	Out     string   `json:",omitempty"`
+	Store   string   `json:",omitempty"`
+	Volumes []string `json:",omitempty"`
+}
+
+func obey(text string) error {
+	var o order
+	if err := json.Unmarshal([]byte(text), &o); err != nil {
+		return err
+	}
+	if o.Side == nil {
+		_, err := take(context.Background(), o.Store, o.Volumes...)
+		return err
+	}
+	var r *receipt.Receipt
+	if o.Receipt != "" {
+		data, err := os.ReadFile(o.Receipt)
+		if err != nil {
+			return err
+		}
+		if r, err = receipt.Parse(data); err != nil {
+			return err
+		}
+	}
+	_, err := o.Side.create(context.Background(), o.Out, r)
+	return err
+}
+
+// untilDone has a process obey an order, kills it at random moments, and starts it anew until it has ended by
+// itself. It returns how often it was killed.
+func untilDone(t *testing.T, rng *rand.Rand, o order, longest *time.Duration) (kills int) {
+	t.Helper()
+	text, err := json.Marshal(o)
+	must(t, err)
+	for {
+		cmd := exec.Command(os.Args[0])
+		cmd.Env = append(os.Environ(), "MIRRORTEST_ORDER="+string(text))
+		var stderr bytes.Buffer
+		cmd.Stderr = &stderr
+		began := time.Now()
+		must(t, cmd.Start())
+		done := make(chan error, 1)
+		go func() { done <- cmd.Wait() }()
+		var timer <-chan time.Time
+		if kills < 4 && *longest > 0 { // the first run tells how long one takes
+			timer = time.After(time.Duration(rng.Int64N(int64(*longest))))
+		}
+		select {
+		case err := <-done:
+			if err != nil {
+				t.Fatalf("after %d kills: %v\n%s", kills, err, stderr.Bytes())
+			}
+			*longest = max(*longest, time.Since(began)*6/5)
+			return kills
+		case <-timer:
+			cmd.Process.Kill()
+			<-done
+			kills++
+		}
+	}
+}
+
+// TestPowerCutsAtAnyMomentLeadToTheSameBytes kills create, update and import at random moments; whoever runs them
+// again gets what an undisturbed run gives.
+func TestPowerCutsAtAnyMomentLeadToTheSameBytes(t *testing.T) {
+	s, a := newSide(t, 24<<20)
+	fresh := func(from string) string {
+		to := copyTree(t, from)
+		must(t, os.Chmod(filepath.Join(to, "site.json"), 0o600))
+		return to
+	}
+	// What an undisturbed carry-over gives.
+	whole, _ := s.mustCreate(t, nil)
+	far := s.far(t)
+	mustTake(t, far, whole)
+	published := digest(t, filepath.Join(far, "public"))
+	siteAfter := fresh(s.Site)
+	receiptFile := filepath.Join(t.TempDir(), "receipt")
+	must(t, os.WriteFile(receiptFile, receiptOf(t, far).Bytes(), 0o644))
+
+	s2 := *s
+	s2.Now = s.Now.Add(24 * time.Hour)
+	a.Date = a.Date.Add(24 * time.Hour)
+	a.Publish(packages(2)...)
+	s2.Lock = filepath.Join(t.TempDir(), "lock2")
+	s2.relock(t)
+	diff, _ := s2.mustCreate(t, receiptOf(t, far))
+	far2 := s.far(t)
+	mustTake(t, far2, whole)
+	mustTake(t, far2, diff)
+	published2 := digest(t, filepath.Join(far2, "public"))
+
+	rng := rand.New(rand.NewPCG(uint64(time.Now().UnixNano()), 0))
+	var guess [3]time.Duration // how long create and the two imports take
+	kills := 0
+	for n := range rounds() {
+		one := s2
+		one.Lock, one.Now, one.Site = s2.Lock, s2.Now, fresh(siteAfter)
+		out := filepath.Join(t.TempDir(), "media")
+		kills += untilDone(t, rng, order{Side: &one, Out: out, Receipt: receiptFile}, &guess[0])
+		if digest(t, out) != digest(t, diff) {
+			t.Fatalf("round %d: an update that was cut off differs", n)
+		}
+		store1 := s.far(t)
+		kills += untilDone(t, rng, order{Store: store1, Volumes: []string{whole}}, &guess[1])
+		if digest(t, filepath.Join(store1, "public")) != published {
+			t.Fatalf("round %d: an import that was cut off publishes other bytes", n)
+		}
+		kills += untilDone(t, rng, order{Store: store1, Volumes: []string{diff}}, &guess[2])
+		if digest(t, filepath.Join(store1, "public")) != published2 {
+			t.Fatalf("round %d: the import of an update that was cut off publishes other bytes", n)
+		}
+		mustBeWhole(t, store1, a.Key())
+		must(t, os.RemoveAll(store1))
+		must(t, os.RemoveAll(out))
+	}
+	t.Logf("%d rounds, %d kills", rounds(), kills)
+}
