@@ -35,7 +35,7 @@ fuzz:
 
 ## make long         the cluster stories that take hours: two sites, orders of power-on with figures, upgrades
 long: setup bin/slipway
-	$(GO) test -tags long -run 'TestAReplicaThatIsGone|TestPasswordsAndCertificates' -timeout 30m -v ./firstboot/role/database
+	$(GO) test -tags long -run 'TestAReplicaThatIsGone|TestPasswordsAndCertificates|TestAFailoverWithin' -timeout 30m -v ./firstboot/role/database
 	$(GO) test -tags long -run 'TestPostgresHA|TestOrders|TestUpgrade' -timeout 3h -v ./qemu-tests/cluster
 
 DRILL_CLUSTER ?= examples/postgres-ha/cluster.yaml

@@ -32,7 +32,7 @@ type Home struct {
 }
 
 const (
-	roundLimit  = 3 * time.Minute // for a running node to take something up
+	roundLimit  = 10 * time.Minute // for a running node to take something up: emulated ones take minutes
 	roundPause  = time.Second
 	freshReady  = 30 * time.Minute
 	credentials = steps.CredentialsAction

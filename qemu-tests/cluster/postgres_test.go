@@ -123,7 +123,7 @@ func looksForSecrets(ctx context.Context, m *lab.Machine, secrets []string) erro
 	found, err := m.Succeed(ctx, `
 		chmod 644 `+list+`
 		find /etc /var /run /tmp /root /home /opt /srv -type f -perm /o+r -cnewer /etc/machine-id ! -path '/var/log/journal/*' >/run/readable
-		grep -E '(key\.pem|\.env|/seed\.json|/member\.json)$' /run/readable | sed 's/$/: everybody may read it/'
+		grep -E '((key|server|service|rest-[0-9]+|etcd-client|backup)\.pem|\.env|/seed\.json|/member\.json)$' /run/readable | sed 's/$/: everybody may read it/'
 		tr '\n' '\0' </run/readable | xargs -0 grep -alFf `+list+` | sed 's/$/: holds a password/'
 		holds() { grep -aqFf `+list+` && echo "$1: holds a password"; }
 		journalctl --boot --no-pager --output cat | holds 'the journal'
