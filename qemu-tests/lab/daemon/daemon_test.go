@@ -568,11 +568,13 @@ func TestForwardsKeepTheirPorts(t *testing.T) {
 		}
 		first = string(now)
 		cancel()
-		for { // the listener closes some time after ctx has ended
-			l, err := net.Listen("tcp", open[0].Host)
-			if err == nil {
-				l.Close()
-				break
+		for _, f := range open { // each listener closes in its own time after ctx has ended
+			for {
+				l, err := net.Listen("tcp", f.Host)
+				if err == nil {
+					l.Close()
+					break
+				}
 			}
 		}
 	}
