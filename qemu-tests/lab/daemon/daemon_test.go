@@ -183,9 +183,9 @@ func echo() net.Conn {
 	if err != nil {
 		panic(err)
 	}
-	defer l.Close()
 	go func() {
 		c, err := l.Accept()
+		l.Close() // not before: what waits to be accepted would be reset
 		if err == nil {
 			io.Copy(c, c)
 			c.Close()
