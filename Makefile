@@ -33,10 +33,10 @@ bench: setup bin/slipway
 fuzz:
 	qemu-tests/fuzz-all $(or $(FUZZTIME),30s)
 
-## make long         the cluster stories that take hours: two sites, orders of power-on with figures, upgrades
+## make long         the cluster stories that take hours: two sites, orders of power-on with figures, upgrades, nodes that come and go
 long: setup bin/slipway
 	$(GO) test -tags long -run 'TestAReplicaThatIsGone|TestPasswordsAndCertificates|TestAFailoverWithin' -timeout 30m -v ./firstboot/role/database
-	$(GO) test -tags long -run 'TestPostgresHA|TestOrders|TestUpgrade' -timeout 3h -v ./qemu-tests/cluster
+	$(GO) test -tags long -run 'TestPostgresHA|TestOrders|TestUpgrade|TestNodesComeAndGo' -timeout 3h -v ./qemu-tests/cluster
 
 DRILL_CLUSTER ?= examples/postgres-ha/cluster.yaml
 DRILL_ROUNDS  ?= 10
