@@ -11,12 +11,13 @@
 //	GET  /v1/status        status.Report, as `firstboot status --json` prints it
 //	GET  /v1/plan          the newest plan it knows, signed
 //	PUT  /v1/plan          takes a newer plan
+//	GET  /v1/offers/NAME   something that the node has for others, to nodes alone (Offer)
 //	POST /v1/actions/NAME  has the node do something (package actions)
 //	GET  /v1/audit         what it was made to do, and by whom
 //	PUT  /v1/blobs/SHA256  takes a part of an image from ?offset=N on, if an action
 //	                       has announced it (package versions)
 //
-// Nodes may do the first four. Administrators may look with the right pki.AdminRead;
+// Nodes may do the first five. Administrators may look with the right pki.AdminRead;
 // what changes something (PUT and POST) takes pki.AdminWrite, and stands in the audit
 // log. Neither right is part of the other.
 //

@@ -49,6 +49,7 @@ type Service struct {
 	self      *identity
 	listening bool
 	polling   bool
+	offers    map[string]Offer     // by name
 	peers     map[string]*peer     // by name
 	seen      map[string]*sighting // by name: which machine has it
 	taking    sync.Mutex           // a newer plan
