@@ -30,6 +30,7 @@ import (
 	"github.com/slipwayhq/slipway/firstboot/node"
 	"github.com/slipwayhq/slipway/firstboot/peers"
 	"github.com/slipwayhq/slipway/firstboot/plan"
+	"github.com/slipwayhq/slipway/firstboot/role/product"
 	"github.com/slipwayhq/slipway/firstboot/status"
 	"github.com/slipwayhq/slipway/firstboot/steps"
 	"github.com/slipwayhq/slipway/firstboot/units"
@@ -98,6 +99,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		service.Dial = a.Dial
 	}
 	service.Receive = r.versions.Receive
+	service.Actions.Actions = append(service.Actions.Actions, product.Share(service))
 	r.among = peers.Task{Service: service, Life: ctx}
 	return r.rounds(ctx)
 }

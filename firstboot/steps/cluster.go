@@ -10,6 +10,7 @@ import (
 	"github.com/slipwayhq/slipway/firstboot/role/balancer"
 	"github.com/slipwayhq/slipway/firstboot/role/consensus"
 	"github.com/slipwayhq/slipway/firstboot/role/database"
+	"github.com/slipwayhq/slipway/firstboot/role/product"
 	"github.com/slipwayhq/slipway/firstboot/role/vip"
 	"github.com/slipwayhq/slipway/firstboot/status"
 )
@@ -53,5 +54,6 @@ func Cluster(m *Membership, among peers.Task, again func(why string)) []Task {
 		{Step: &backup.Start{}, After: []string{"peers"}},
 		{Step: balancer.Start{}, After: []string{"peers"}},
 		{Step: vip.Start{}, After: []string{"peers"}},
+		{Step: &product.Start{Peers: among.Service}, After: []string{"peers"}},
 	}
 }

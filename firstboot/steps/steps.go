@@ -16,6 +16,7 @@ import (
 	"github.com/slipwayhq/slipway/firstboot/role/balancer"
 	"github.com/slipwayhq/slipway/firstboot/role/consensus"
 	"github.com/slipwayhq/slipway/firstboot/role/database"
+	"github.com/slipwayhq/slipway/firstboot/role/product"
 	"github.com/slipwayhq/slipway/firstboot/role/vip"
 )
 
@@ -58,6 +59,7 @@ func Local(find Finder, membership *Membership) []Step {
 		backup.Configure{},    // 18 pgBackRest's
 		balancer.Configure{},  // 19 HAProxy's
 		vip.Configure{},       // 20 keepalived's
+		product.Configure{},   // 21 what the product is told
 	}
 }
 
@@ -65,10 +67,10 @@ func Local(find Finder, membership *Membership) []Step {
 // a cluster (see Cluster) run beside them.
 func Online(confirm Confirmer) []Step {
 	return []Step{
-		Deferred{Files{Late: true}}, // 21 write_files with defer
-		Commands{},                  // 22 scripts and runcmd, once
-		Role{},                      // 23 the role's services
-		confirm,                     // 24 this version is good
-		Final{},                     // 25 final_message, power_state
+		Deferred{Files{Late: true}}, // 22 write_files with defer
+		Commands{},                  // 23 scripts and runcmd, once
+		Role{},                      // 24 the role's services
+		confirm,                     // 25 this version is good
+		Final{},                     // 26 final_message, power_state
 	}
 }

@@ -1,0 +1,9 @@
+package product
+
+import (
+	"testing"
+
+	"github.com/slipwayhq/slipway/firstboot/role/roletest"
+)
+
+func TestMain(m *testing.M) { roletest.Main(m) }

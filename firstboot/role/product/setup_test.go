@@ -1,0 +1,187 @@
+package product
+
+import (
+	"context"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/slipwayhq/slipway/builder/manifest"
+	"github.com/slipwayhq/slipway/firstboot/member"
+	"github.com/slipwayhq/slipway/firstboot/plan"
+	"github.com/slipwayhq/slipway/firstboot/role/roletest"
+)
+
+// members are the members of a plan; asked twice, they are the same.
+func members(t *testing.T, p *plan.Plan) map[string]*member.Member {
+	t.Helper()
+	if known, ok := membersOf.Load(p); ok {
+		return known.(map[string]*member.Member)
+	}
+	made := roletest.Members(t, p)
+	membersOf.Store(p, made)
+	return made
+}
+
+// database runs PostgreSQL, with TLS, on the database node of a plan.
+func database(t *testing.T, p *plan.Plan) *roletest.Node {
+	t.Helper()
+	m := members(t, p)["a-db1"]
+	n := roletest.Start(t, m)
+	n.Role = &manifest.Role{Name: "db-master"}
+	n.Put(t, "/tmp/start", `set -eu
+cd /tmp
+export PATH=$PATH:/usr/lib/postgresql/17/bin
+initdb -D /tmp/db --auth-local=trust --auth-host=scram-sha-256 >/dev/null
+echo "hostssl all all 0.0.0.0/0 scram-sha-256" >>/tmp/db/pg_hba.conf
+pg_ctl -D /tmp/db -w -l /tmp/db/log -o "-c listen_addresses=* -c unix_socket_directories=/tmp -c fsync=off -c ssl=on -c ssl_cert_file=/tmp/cert -c ssl_key_file=/tmp/key" start >/dev/null
+psql -X -q -h /tmp -d postgres -c "CREATE ROLE app LOGIN PASSWORD 'secret-of-app'" -c "CREATE DATABASE app OWNER app"
+`)
+	pair := m.Certificates[member.ServiceCert]
+	for path, text := range map[string]string{"/tmp/cert": pair.Certificate, "/tmp/key": pair.Key} {
+		if _, err := n.EnsureFor("postgres", path, 0o600, text); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if out, err := n.On("setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups", "sh", "/tmp/start"); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	t.Cleanup(func() {
+		n.On("setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups", "/usr/lib/postgresql/17/bin/pg_ctl", "-D", "/tmp/db", "-m", "immediate", "stop")
+	})
+	return n
+}
+
+func sql(t *testing.T, db *roletest.Node, text string) string {
+	t.Helper()
+	out, err := db.On("psql", "-X", "-A", "-t", "-q", "-h", "/tmp", "-U", "postgres", "-d", "app", "-c", text)
+	if err != nil {
+		t.Fatalf("%s: %v: %s", text, err, out)
+	}
+	return strings.TrimSpace(out)
+}
+
+func TestTheProductIsSetUpOnceThoughAllNodesBeginAtOnce(t *testing.T) {
+	p, s := site(), &street{}
+	db := database(t, p)
+	ran := map[string]string{}
+	var at sync.Mutex
+	start := func(names ...string) (contents map[string]string) {
+		t.Helper()
+		ctx, end := context.WithCancel(t.Context())
+		defer end()
+		contents = map[string]string{}
+		var all sync.WaitGroup
+		for _, name := range names {
+			n, played := broker(t, p, name)
+			own := s.open(n.Node)
+			all.Go(func() {
+				if err := (Configure{}).Apply(ctx, n.Node); err != nil {
+					t.Errorf("%s: %v", name, err)
+				}
+				if err := (&Start{Peers: own}).Apply(ctx, n.Node); err != nil {
+					t.Errorf("%s: %v", name, err)
+					return
+				}
+				at.Lock()
+				defer at.Unlock()
+				text, _ := n.Read(settings)
+				contents[name] = string(text)
+				if text, _ := n.Read("/ran"); len(text) > 0 {
+					ran[name] += string(text)
+				}
+				if n.Held("portal.service") || played.count("start --no-block portal.service") != 1 {
+					t.Errorf("%s: its unit does not run: %q", name, played.did)
+				}
+			})
+		}
+		all.Wait()
+		return contents
+	}
+	first := start("a-br1", "a-br2", "a-br3")
+	if len(ran) != 1 {
+		t.Fatalf("set up on %v", ran)
+	}
+	for name, text := range ran {
+		if text != name+" 10.77.1.11 app\n" {
+			t.Errorf("it ran as %q", text)
+		}
+	}
+	for name, text := range first {
+		if text == "" || text != first["a-br1"] {
+			t.Errorf("%s has %q, a-br1 %q", name, text, first["a-br1"])
+		}
+	}
+	// Two are replaced, the one that did it among them, in whatever state their disks are.
+	var doer, other string
+	for _, name := range []string{"a-br1", "a-br2", "a-br3"} {
+		if ran[name] != "" {
+			doer = name
+		} else {
+			other = name
+		}
+	}
+	again := start(doer, other)
+	if again[doer] != first["a-br1"] || again[other] != first["a-br1"] {
+		t.Errorf("replaced nodes have %q, want %q", again, first["a-br1"])
+	}
+	if len(ran) != 1 || strings.Count(ran[doer], "\n") != 1 {
+		t.Errorf("set up anew: %v", ran)
+	}
+	if got := sql(t, db, "SELECT role, node, done IS NOT NULL FROM slipway.setup"); got != "broker|"+doer+"|t" {
+		t.Errorf("the row says %s", got)
+	}
+}
+
+func TestASetUpThatWasCutOffIsTakenOverAndItsFormerNodeCannotEndIt(t *testing.T) {
+	p := site()
+	db := database(t, p)
+	guardOf := func(name string) *row {
+		n, _ := broker(t, p, name)
+		if err := (Configure{}).Apply(t.Context(), n.Node); err != nil {
+			t.Fatal(err)
+		}
+		g, err := dial(n.Node)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return g
+	}
+	begin := func(g *row, wantDone bool, wantBy string) {
+		t.Helper()
+		if done, by, err := g.begin(t.Context()); err != nil || done != wantDone || by != wantBy {
+			t.Fatalf("begin: done %v, by %q, %v; want %v, %q", done, by, err, wantDone, wantBy)
+		}
+	}
+	one, two := guardOf("a-br1"), guardOf("a-br2")
+	begin(one, false, "a-br1")
+	begin(two, false, "a-br1")
+	sql(t, db, "UPDATE slipway.setup SET renewed = now() - interval '61 seconds'")
+	begin(two, false, "a-br2")
+	if err := one.end(t.Context()); err == nil || !strings.Contains(err.Error(), "taken the set-up over") {
+		t.Errorf("the former one: %v", err)
+	}
+	// The same node, after it has started anew, need not wait.
+	anew := guardOf("a-br2")
+	begin(anew, false, "a-br2")
+	if err := anew.end(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	begin(one, true, "a-br2")
+	sql(t, db, "UPDATE slipway.setup SET renewed = now() - interval '1 year'")
+	begin(one, true, "a-br2")
+}
+
+func TestWithoutADatabaseAProductOfAClusterIsNotSetUp(t *testing.T) {
+	p := site()
+	p.Databases[0].UsedBy = nil
+	n, _ := broker(t, p, "a-br1")
+	err := (&Start{Peers: (&street{}).open(n.Node)}).Apply(t.Context(), n.Node)
+	if err == nil || !strings.Contains(err.Error(), "the topology has none for it") {
+		t.Errorf("got %v", err)
+	}
+	if _, err := os.Stat(n.Path("/ran")); err == nil {
+		t.Error("it ran")
+	}
+}
