@@ -26,6 +26,8 @@ func TestOperationsSayWhatTheyLackAndWhoIsMissing(t *testing.T) {
 		{"switchover db2", 2, "--to db2"},
 		{"switchover nowhere.yaml", 3, "nowhere.yaml"},
 		{"audit --number 0", 2, "--number"},
+		{"share db1", 2, "absolute path"},
+		{"share db1 settings.py", 2, "absolute path"},
 	} {
 		code, _, stderr := call(t, strings.Fields(c.args)...)
 		if code != c.code || !strings.Contains(stderr, c.says) {
@@ -42,6 +44,8 @@ func TestOperationsSayWhatTheyLackAndWhoIsMissing(t *testing.T) {
 		{"maintenance off cluster.yaml db7", 2, "db1, db2, lb1"},
 		{"switchover --to db7 --direct", 2, `no node "db7"`},
 		{"audit db7", 2, `no node "db7"`},
+		{"share db7 /etc/settings.py", 2, `no node "db7"`},
+		{"share cluster.yaml db7 /var/lib/cluster.yaml", 2, `no node "db7"`},
 	} {
 		code, _, stderr := call(t, strings.Fields(c.args)...)
 		if code != c.code || !strings.Contains(stderr, c.says) {
