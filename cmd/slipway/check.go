@@ -107,6 +107,12 @@ func describePlan(w io.Writer, p *plan.Plan) error {
 		if v.ReadOnly > 0 {
 			ports += fmt.Sprintf(", %d to the replicas", v.ReadOnly)
 		}
+		if v.HTTPS > 0 {
+			ports += fmt.Sprintf(", %d and %d to the brokers", v.HTTP, v.HTTPS)
+		}
+		if v.Gateway > 0 {
+			ports += fmt.Sprintf(", %d and %d to the gateways", v.Gateway, v.Tunnel)
+		}
 		fmt.Fprintf(tab, "  %s\t%s\ton the %s of site %s, VRRP id %d\t%s\n", v.Name, v.Address, v.On, v.Site, v.RouterID, ports)
 	}
 	if len(p.Databases) > 0 {

@@ -46,6 +46,10 @@ func (s *web) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		if die {
 			panic(http.ErrAbortHandler)
 		}
+		if well == http.StatusBadGateway {
+			w.WriteHeader(well)
+			return
+		}
 		fmt.Fprintf(w, "%s %s %s", s.name, r.Header.Get("X-Forwarded-For"), r.Header.Get("X-Forwarded-Proto"))
 	case "/websockify":
 		conn, buffer, err := http.NewResponseController(w).Hijack()
@@ -237,6 +241,15 @@ func TestAQuestionThatABrokerDiesOverIsPutToTheOther(t *testing.T) {
 	for range 6 {
 		if got := w.person().whoami(); got != "a-br2" {
 			t.Errorf("answered by %q", got)
+		}
+	}
+	brokers[0].mu.Lock()
+	brokers[0].die = false
+	brokers[0].mu.Unlock()
+	brokers[0].health(http.StatusBadGateway)
+	for range 6 {
+		if got := w.person().whoami(); got != "a-br2" {
+			t.Errorf("without the program behind a broker's web server: answered by %q", got)
 		}
 	}
 }
