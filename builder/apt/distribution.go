@@ -187,6 +187,17 @@ func parseKeys(b []byte) (openpgp.EntityList, error) {
 	return openpgp.ReadKeyRing(io.LimitReader(bytes.NewReader(b), 16<<20))
 }
 
+// Trust has keys count beside those that each archive names: those of a mirror that signs its own
+// indices of what it carries.
+func (d *Distribution) Trust(keys openpgp.EntityList) {
+	d.Keyring = append(d.Keyring, keys...)
+	for i := range d.Archives {
+		for _, e := range keys {
+			d.Archives[i].SignedBy = append(d.Archives[i].SignedBy, fingerprint(e))
+		}
+	}
+}
+
 // Archive returns the spec of an alias.
 func (d *Distribution) Archive(alias string) (ArchiveSpec, bool) {
 	for _, a := range d.Archives {

@@ -171,13 +171,11 @@ func verifyVolumes(c *cli.Context) error {
 	defer b.close()
 	var ring sign.Ring
 	if file := c.String("key"); file != "" {
-		data, err := os.ReadFile(file)
+		keys, err := publicKeys(file)
 		if err != nil {
-			return fault.New(fault.Input, "reading the site's key: %w", err)
+			return err
 		}
-		if ring, err = sign.ParseRing(data); err != nil {
-			return fault.New(fault.Input, "%s: %w", file, err)
-		}
+		ring = sign.Ring(keys)
 	} else {
 		s, err := store.Read(c.String("store"))
 		if err != nil {
@@ -301,12 +299,7 @@ func upstreamKeys(file string) (openpgp.EntityList, error) {
 	if file == "" {
 		return apt.DebianKeys()
 	}
-	data, err := os.ReadFile(file)
-	if err != nil {
-		return nil, fault.New(fault.Input, "reading upstream's keys: %w", err)
-	}
-	ring, err := sign.ParseRing(data)
-	return openpgp.EntityList(ring), err
+	return publicKeys(file)
 }
 
 func mirrorReceiptCommand() *cli.Command {

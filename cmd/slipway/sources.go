@@ -5,12 +5,14 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/ProtonMail/go-crypto/openpgp"
 	"github.com/urfave/cli/v2"
 
 	"github.com/slipwayhq/slipway/builder"
 	"github.com/slipwayhq/slipway/builder/apt"
 	"github.com/slipwayhq/slipway/builder/cache"
 	"github.com/slipwayhq/slipway/builder/fetch"
+	"github.com/slipwayhq/slipway/builder/mirror/sign"
 	"github.com/slipwayhq/slipway/builder/profile"
 	"github.com/slipwayhq/slipway/internal/fault"
 )
@@ -24,6 +26,7 @@ func lockFlag() cli.Flag {
 func sourceFlags() []cli.Flag {
 	return []cli.Flag{
 		&cli.StringSliceFlag{Name: "mirror", Usage: "take packages from `URL` (http, https or file; or ALIAS=URL for one archive)", DefaultText: "$SLIPWAY_MIRROR, else the machine's apt sources"},
+		&cli.StringFlag{Name: "mirror-key", Usage: "trust the key in `FILE` too: that of a mirror of slipway mirror", EnvVars: []string{"SLIPWAY_MIRROR_KEY"}},
 		&cli.StringFlag{Name: "bundle", Usage: "look in the mirror bundle in `DIR` too", EnvVars: []string{"SLIPWAY_BUNDLE"}},
 		&cli.BoolFlag{Name: "offline", Usage: "use what the cache and the bundle hold, and no network"},
 		&cli.IntFlag{Name: "downloads", Usage: "download `N` files at a time", Value: 4},
@@ -61,6 +64,13 @@ func (s *session) means(c *cli.Context) (builder.Means, func(), error) {
 	if err != nil {
 		return builder.Means{}, nil, err
 	}
+	if file := c.String("mirror-key"); file != "" {
+		keys, err := publicKeys(file)
+		if err != nil {
+			return builder.Means{}, nil, err
+		}
+		d.Trust(keys)
+	}
 	sources, err := apt.MachineSources("/")
 	if err != nil {
 		return builder.Means{}, nil, err
@@ -81,6 +91,19 @@ func (s *session) means(c *cli.Context) (builder.Means, func(), error) {
 			Bundle: c.String("bundle"), Offline: c.Bool("offline")},
 	}
 	return means, func() { store.Close() }, nil
+}
+
+// publicKeys reads public keys.
+func publicKeys(file string) (openpgp.EntityList, error) {
+	data, err := os.ReadFile(file)
+	if err != nil {
+		return nil, fault.New(fault.Input, "reading the key: %w", err)
+	}
+	ring, err := sign.ParseRing(data)
+	if err != nil {
+		return nil, fault.New(fault.Input, "%s: %w", file, err)
+	}
+	return openpgp.EntityList(ring), nil
 }
 
 // completeFiles offers flags to a word that begins as one, and else nothing, so
