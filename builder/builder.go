@@ -108,7 +108,7 @@ func Build(ctx context.Context, req Request, means Means) (*Result, error) {
 	)
 	g, gctx := errgroup.WithContext(ctx)
 	g.Go(func() (err error) { layers, err = b.layers(gctx, roles); return err })
-	g.Go(func() (err error) { binaries, err = agent.Build(gctx, req.Project, means.Cache); return err })
+	g.Go(func() (err error) { binaries, err = b.programs(gctx); return err })
 	if err := g.Wait(); err != nil {
 		return nil, err
 	}

@@ -14,13 +14,14 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/slipwayhq/slipway/builder/agent"
 	"github.com/slipwayhq/slipway/builder/registry"
 	"github.com/slipwayhq/slipway/internal/fault"
 )
 
 // Pushed is one artifact in a registry.
 type Pushed struct {
-	Name  string          `json:"name"` // base, loader, or the role of a package layer
+	Name  string          `json:"name"` // base, loader, agent, or the role of a package layer
 	Tag   string          `json:"tag"`
 	Size  int64           `json:"size"` // bytes of its blobs
 	Blobs []registry.Blob `json:"blobs"`
@@ -31,7 +32,7 @@ type Pushed struct {
 // Artifact is what is pushed.
 func (p Pushed) Artifact() registry.Artifact { return p.artifact }
 
-// Push puts the base, the package layers and the loader of the roles into the
+// Push puts the base, the package layers and the loader of the roles, and the agent into the
 // registry. All of them must be in the cache.
 func Push(ctx context.Context, req Request, means Means) ([]Pushed, error) {
 	all, err := PlanPush(req, means)
@@ -54,7 +55,11 @@ func PlanPush(req Request, means Means) ([]Pushed, error) {
 		return nil, err
 	}
 	var all []Pushed
-	for _, w := range b.stack(roles).wanted() {
+	source, err := agent.Key(b.Project)
+	if err != nil {
+		return nil, err
+	}
+	for _, w := range append(b.stack(roles).wanted(), wanted{agentKind(), "agent", source}) {
 		a, ok, err := registry.Find(b.Cache, w.kind, w.key)
 		if err != nil {
 			return nil, err
@@ -80,8 +85,11 @@ type wanted struct {
 }
 
 func (w wanted) describe() string {
-	if w.kind.Name == loaderRecord {
+	switch w.kind.Name {
+	case loaderRecord:
 		return "boot loader"
+	case agent.RecordKind:
+		return "compiled agent"
 	}
 	return "layer " + w.title
 }
@@ -134,6 +142,24 @@ func (b *build) pull(ctx context.Context, s stack) error {
 	return g.Wait()
 }
 
+// programs compiles init and agent, or takes them from the cache or the registry.
+func (b *build) programs(ctx context.Context) (agent.Binaries, error) {
+	key, err := agent.Key(b.Project)
+	if err != nil {
+		return agent.Binaries{}, err
+	}
+	if _, ok := agent.Cached(b.Cache, key); !ok && b.Registry != nil {
+		puller, err := b.Registry.Puller(ctx)
+		if err == nil {
+			_, err = puller.Pull(ctx, b.Cache, agentKind(), key, "agent", b.Progress)
+		}
+		if err := b.unlessNetwork(err); err != nil {
+			return agent.Binaries{}, err
+		}
+	}
+	return agent.Build(ctx, b.Project, b.Cache)
+}
+
 // unlessNetwork turns an error of the registry's not answering into a warning.
 func (b *build) unlessNetwork(err error) error {
 	if err == nil || fault.Of(err) != fault.Network {
@@ -147,6 +173,7 @@ func (b *build) unlessNetwork(err error) error {
 const (
 	maxKernel   = 256 << 20
 	maxBootFile = 16 << 20
+	maxProgram  = 256 << 20
 )
 
 // releasePattern is what a kernel release looks like; it becomes part of paths.
@@ -202,6 +229,20 @@ func loaderKind() registry.Kind {
 			blobs = append(blobs, bootFile(to, l.Files[to]))
 		}
 		return blobs, nil
+	}}
+}
+
+// agentKind is the programs of slipway's own that run in appliances.
+func agentKind() registry.Kind {
+	return registry.Kind{Name: agent.RecordKind, Blobs: func(record []byte) ([]registry.Blob, error) {
+		var a agent.Binaries
+		if err := strictJSON(record, &a); err != nil {
+			return nil, err
+		}
+		program := func(title, digest string) registry.Blob {
+			return registry.Blob{Digest: digest, Size: -1, MediaType: registry.Program, Title: title, Limit: maxProgram}
+		}
+		return []registry.Blob{program("init", a.Init), program("firstboot", a.Firstboot)}, nil
 	}}
 }
 

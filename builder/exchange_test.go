@@ -6,12 +6,14 @@ import (
 	"io"
 	"log"
 	"net/http/httptest"
+	"path/filepath"
 	"strings"
 	"testing"
 
 	ggcr "github.com/google/go-containerregistry/pkg/registry"
 	"github.com/sirupsen/logrus"
 
+	"github.com/slipwayhq/slipway/builder/agent"
 	"github.com/slipwayhq/slipway/builder/cache"
 	"github.com/slipwayhq/slipway/builder/registry"
 	"github.com/slipwayhq/slipway/internal/progress"
@@ -94,6 +96,43 @@ func TestABuildFindsInTheRegistryWhatAnotherPushed(t *testing.T) {
 	}
 }
 
+func TestABuildTakesTheAgentThatAnotherCompiled(t *testing.T) {
+	server := httptest.NewServer(ggcr.New(ggcr.Logger(log.New(io.Discard, "", 0))))
+	defer server.Close()
+	repository := strings.TrimPrefix(server.URL, "http://") + "/layers"
+	project, err := filepath.Abs("..")
+	if err != nil {
+		t.Fatal(err)
+	}
+	key, err := agent.Key(project)
+	if err != nil {
+		t.Fatal(err)
+	}
+	maker, _ := testBuild(t, repository)
+	var want agent.Binaries
+	for name, digest := range map[string]*string{"init": &want.Init, "firstboot": &want.Firstboot} {
+		if *digest, err = maker.putBytes([]byte("program " + name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := maker.putRecord(agent.RecordKind, key, want); err != nil {
+		t.Fatal(err)
+	}
+	a, ok, err := registry.Find(maker.Cache, agentKind(), key)
+	if err != nil || !ok {
+		t.Fatalf("found is %v: %v", ok, err)
+	}
+	if err := maker.Registry.Push(t.Context(), maker.Cache, a, "agent", progress.None); err != nil {
+		t.Fatal(err)
+	}
+	b, _ := testBuild(t, repository)
+	b.Project = project
+	t.Setenv("PATH", t.TempDir()) // no Go here
+	if got, err := b.programs(t.Context()); err != nil || got != want {
+		t.Errorf("got %+v (%v), want %+v", got, err, want)
+	}
+}
+
 func TestARegistryThatDoesNotAnswerIsOneWarning(t *testing.T) {
 	b, out := testBuild(t, "127.0.0.1:9/layers")
 	if err := b.pull(t.Context(), testStack()); err != nil {
@@ -118,6 +157,7 @@ func TestARecordThatIsNotOursIsRefused(t *testing.T) {
 		"an unknown field":     {packagesKind(), `{"name":"packages","digest":"` + digest + `","size":3,"run":"x"}`},
 		"two values":           {packagesKind(), `{"name":"packages","digest":"` + digest + `","size":3}{}`},
 		"a loader outside EFI": {loaderKind(), `{"boot":"` + digest + `","core":"` + digest + `","files":{"grub/grub.cfg":"` + digest + `"}}`},
+		"an agent with more":   {agentKind(), `{"init":"` + digest + `","firstboot":"` + digest + `","more":"x"}`},
 		"a loader that climbs": {loaderKind(), `{"boot":"` + digest + `","core":"` + digest + `","files":{"EFI/../x":"` + digest + `"}}`},
 	} {
 		if blobs, err := c.kind.Blobs([]byte(c.record)); err == nil {
@@ -131,7 +171,7 @@ func FuzzRecord(f *testing.F) {
 	f.Add([]byte(`{"name":"base","digest":"` + digest + `","size":3,"kernel":"6.12","vmlinuz":"` + digest + `"}`))
 	f.Add([]byte(`{"boot":"` + digest + `","core":"` + digest + `","files":{"EFI/BOOT/BOOTX64.EFI":"` + digest + `"}}`))
 	f.Fuzz(func(t *testing.T, record []byte) {
-		for _, kind := range []registry.Kind{baseKind(), packagesKind(), loaderKind()} {
+		for _, kind := range []registry.Kind{baseKind(), packagesKind(), loaderKind(), agentKind()} {
 			blobs, err := kind.Blobs(record)
 			if err == nil && !json.Valid(record) {
 				t.Errorf("%q is taken as %+v", record, blobs)

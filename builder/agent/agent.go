@@ -31,23 +31,19 @@ type Binaries struct {
 	Firstboot string `json:"firstboot"`
 }
 
-// recordKind is where the cache keeps which source gave which binaries.
-const recordKind = "agent"
+// RecordKind is the kind of the cache's records that tell which source gave which binaries.
+const RecordKind = "agent"
 
 // Build compiles ./cmd/init and ./cmd/firstboot of the project in dir for
 // linux/amd64, or takes them from the cache if the source is unchanged.
 func Build(ctx context.Context, dir string, c *cache.Cache) (Binaries, error) {
-	key, err := sourceKey(dir)
+	key, err := Key(dir)
 	if err != nil {
 		return Binaries{}, err
 	}
-	var b Binaries
-	if data, ok := c.Record(recordKind, key); ok && json.Unmarshal(data, &b) == nil {
-		_, haveInit := c.Blob(b.Init)
-		_, haveFirstboot := c.Blob(b.Firstboot)
-		if haveInit && haveFirstboot {
-			return b, nil
-		}
+	b, ok := Cached(c, key)
+	if ok {
+		return b, nil
 	}
 	if b.Init, err = compile(ctx, dir, "./cmd/init", c); err != nil {
 		return Binaries{}, err
@@ -59,13 +55,24 @@ func Build(ctx context.Context, dir string, c *cache.Cache) (Binaries, error) {
 	if err != nil {
 		return Binaries{}, err
 	}
-	return b, c.PutRecord(recordKind, key, data)
+	return b, c.PutRecord(RecordKind, key, data)
 }
 
-// sourceKey hashes every Go file and embedded template of the module but its
+// Cached returns the programs of a source's key, if the cache has them.
+func Cached(c *cache.Cache, key string) (b Binaries, ok bool) {
+	data, ok := c.Record(RecordKind, key)
+	if !ok || json.Unmarshal(data, &b) != nil {
+		return Binaries{}, false
+	}
+	_, haveInit := c.Blob(b.Init)
+	_, haveFirstboot := c.Blob(b.Firstboot)
+	return b, haveInit && haveFirstboot
+}
+
+// Key is the key of the record for the source in dir. It hashes every Go file and embedded template of the module but its
 // tests, with the toolchain's version. It takes in more than the two programs
 // import, which costs a compiler run now and then and can never be stale.
-func sourceKey(dir string) (string, error) {
+func Key(dir string) (string, error) {
 	h := sha256.New()
 	fmt.Fprintln(h, runtime.Version())
 	for _, top := range []string{"go.mod", "go.sum", "cmd/init", "cmd/firstboot", "firstboot", "builder", "internal"} {

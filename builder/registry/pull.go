@@ -38,7 +38,7 @@ func (r *Repository) Puller(ctx context.Context) (*Puller, error) {
 	if err != nil {
 		return nil, failed(ctx, "credentials for "+r.String(), err)
 	}
-	tr, err := transport.NewWithContext(ctx, r.repo.Registry, auth, transport.NewRetry(newTransport()), []string{r.repo.Scope(transport.PullScope)})
+	tr, err := transport.NewWithContext(ctx, r.repo.Registry, auth, transport.NewRetry(r.transport), []string{r.repo.Scope(transport.PullScope)})
 	if err != nil {
 		return nil, failed(ctx, r.String(), err)
 	}

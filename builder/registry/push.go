@@ -25,7 +25,7 @@ func (r *Repository) Push(ctx context.Context, c *cache.Cache, a Artifact, title
 	if !tagPattern.MatchString(a.Tag()) {
 		return fault.New(fault.Internal, "%q cannot be a tag", a.Tag())
 	}
-	pusher, err := remote.NewPusher(remote.WithAuthFromKeychain(authn.DefaultKeychain), remote.WithTransport(newTransport()))
+	pusher, err := remote.NewPusher(remote.WithAuthFromKeychain(authn.DefaultKeychain), remote.WithTransport(r.transport))
 	if err != nil {
 		return err
 	}

@@ -17,6 +17,7 @@ package registry
 import (
 	"errors"
 	"fmt"
+	"net/http"
 	"regexp"
 	"strings"
 
@@ -31,6 +32,7 @@ const (
 	Squashfs = "application/vnd.slipway.squashfs.v1" // a layer's file system
 	Kernel   = "application/vnd.slipway.kernel.v1"   // the kernel image of a base layer
 	BootFile = "application/vnd.slipway.boot.v1"     // one file of a boot loader
+	Program  = "application/vnd.slipway.program.v1"  // an executable that runs in appliances
 )
 
 // keyAnnotation repeats the key inside the manifest, which shows a tag that was
@@ -92,7 +94,10 @@ func (a Artifact) Size() int64 {
 func tag(kind Kind, key string) string { return kind.Name + "-" + key }
 
 // Repository is a place in a registry, such as ci.example.org/images/layers.
-type Repository struct{ repo name.Repository }
+type Repository struct {
+	repo      name.Repository
+	transport http.RoundTripper
+}
 
 // New reads the name of a repository. The registry's host is part of it: there is
 // no default one.
@@ -105,7 +110,12 @@ func New(repository string) (*Repository, error) {
 		return nil, fault.New(fault.Usage, "%q does not name a repository: %w", repository, err).
 			WithMend("write HOST[:PORT]/PATH in lower case, without a tag")
 	}
-	return &Repository{repo: repo}, nil
+	return &Repository{repo: repo, transport: newTransport()}, nil
+}
+
+// Through has requests go another way than over the network.
+func (r *Repository) Through(t http.RoundTripper) *Repository {
+	return &Repository{repo: r.repo, transport: t}
 }
 
 // String is the repository's full name.

@@ -2,11 +2,15 @@ package main
 
 import (
 	"fmt"
+	"net/url"
+	"strings"
 	"text/tabwriter"
 
 	"github.com/urfave/cli/v2"
 
 	"github.com/slipwayhq/slipway/builder"
+	"github.com/slipwayhq/slipway/builder/mirror"
+	"github.com/slipwayhq/slipway/builder/mirror/serve"
 	"github.com/slipwayhq/slipway/builder/profile"
 	"github.com/slipwayhq/slipway/builder/registry"
 	"github.com/slipwayhq/slipway/internal/fault"
@@ -31,7 +35,7 @@ Examples:
 			&cli.BoolFlag{Name: "all", Usage: "build every role"},
 			&cli.StringFlag{Name: "format", Usage: "comma-separated `LIST` of qcow2, ova, vmdk, raw", Value: "qcow2,ova"},
 			&cli.StringFlag{Name: "output", Aliases: []string{"o"}, Usage: "`DIR` for the images", Value: "out"},
-			&cli.StringFlag{Name: "layers", Usage: "look in the OCI `REPOSITORY` for layers that the cache lacks", EnvVars: []string{"SLIPWAY_LAYERS"}},
+			&cli.StringFlag{Name: "layers", Usage: "look in the OCI `REPOSITORY`, or in a mirror at file:///DIR, for layers that the cache lacks", EnvVars: []string{"SLIPWAY_LAYERS"}},
 			&cli.BoolFlag{Name: "json", Usage: "print what was built as JSON"},
 			&cli.BoolFlag{Name: "shell-on-failure", Usage: "open a shell in the sandbox when a maintainer script fails"},
 			lockFlag(),
@@ -60,8 +64,8 @@ func build(c *cli.Context) error {
 		return err
 	}
 	defer closeCache()
-	if named := c.String("layers"); named != "" && !c.Bool("offline") {
-		if means.Registry, err = registry.New(named); err != nil {
+	if named := c.String("layers"); named != "" && (!c.Bool("offline") || strings.HasPrefix(named, "file:")) {
+		if means.Registry, err = layersAt(named); err != nil {
 			return err
 		}
 	}
@@ -90,6 +94,27 @@ func build(c *cli.Context) error {
 	fmt.Fprintf(c.App.Writer, "%d images in %.1f s; %d of %d layers were made, the others came from the cache\n",
 		len(result.Images), result.Seconds, made, len(result.Layers))
 	return nil
+}
+
+// layersAt is the repository of finished layers at a name in a registry, or in the published tree of a mirror
+// (file:///srv/slipway/public).
+func layersAt(named string) (*registry.Repository, error) {
+	u, err := url.Parse(named)
+	if err != nil || u.Scheme != "file" {
+		return registry.New(named)
+	}
+	if u.Host != "" {
+		return nil, fault.New(fault.Usage, "--layers %s: want file:///DIR", named)
+	}
+	tree, err := serve.New(u.Path, serve.Options{})
+	if err != nil {
+		return nil, err
+	}
+	r, err := registry.New("mirror.localhost/" + mirror.LayersRepository)
+	if err != nil {
+		return nil, err
+	}
+	return r.Through(tree.Transport()), nil
 }
 
 // completeRoles offers the names of roles to the shell.

@@ -163,6 +163,22 @@ func TestTheRegistryServesImagesToClients(t *testing.T) {
 	}
 }
 
+func TestClientsOfTheSameProcessNeedNoNetwork(t *testing.T) {
+	_, want, dir, _ := mirror(t)
+	s, err := serve.New(dir, serve.Options{})
+	must(t, err)
+	r, err := name.ParseReference("mirror.invalid/acme/session:4.1")
+	must(t, err)
+	got, err := remote.Image(r, remote.WithTransport(s.Transport()))
+	must(t, err)
+	must(t, validate.Image(got))
+	a, err := want.Digest()
+	must(t, err)
+	if b, err := got.Digest(); err != nil || a != b {
+		t.Errorf("digest %s (%v), want %s", b, err, a)
+	}
+}
+
 func TestTheAccessLogAndMetricsTellWhatWasAsked(t *testing.T) {
 	url, _, _, access := mirror(t)
 	ask(t, "GET", url+"/debian/pool/a_1+b_amd64.deb")

@@ -358,12 +358,7 @@ func (s *Store) Receipt(now time.Time) (*receipt.Receipt, error) {
 
 // sync flushes all of the store's file system.
 func (s *Store) sync() error {
-	d, err := os.Open(s.dir)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	if err := unix.Syncfs(int(d.Fd())); err != nil {
+	if err := atomicfile.SyncFS(s.dir); err != nil {
 		return full(fmt.Errorf("flushing %s: %w", s.dir, err))
 	}
 	return nil

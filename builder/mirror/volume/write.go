@@ -61,8 +61,8 @@ func Write(ctx context.Context, dir string, c *catalog.Catalog, n int, keys []*s
 		}
 		count(s.Size)
 	}
-	if err := flush(dir); err != nil {
-		return err
+	if err := atomicfile.SyncFS(dir); err != nil {
+		return full(fmt.Errorf("flushing %s: %w", dir, err))
 	}
 	if err := keep(filepath.Join(dir, CatalogName), data); err != nil {
 		return err
@@ -184,19 +184,6 @@ func copyContext(ctx context.Context, w io.Writer, r io.Reader) error {
 			return err
 		}
 	}
-}
-
-// flush has everything on dir's file system written to the medium.
-func flush(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	if err := unix.Syncfs(int(d.Fd())); err != nil {
-		return full(fmt.Errorf("flushing %s: %w", dir, err))
-	}
-	return nil
 }
 
 // full gives a full medium its class and advice.
