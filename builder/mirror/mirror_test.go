@@ -66,6 +66,8 @@ type side struct {
 	Cache, Distribution, Archive, Lock, Site, Big string
 	Now                                           time.Time
 	Volume                                        int64
+
+	images []mirror.Image
 }
 
 // newSide makes an archive with some packages, their lock, a site, and a large file.
@@ -142,7 +144,7 @@ func (s *side) create(ctx context.Context, out string, r *receipt.Receipt) (*mir
 	log := logrus.New()
 	log.SetOutput(io.Discard)
 	m := mirror.Means{Cache: c, Distribution: d, Locations: s.locations(), Progress: progress.None, Log: log, Now: s.Now}
-	req := mirror.Request{Lock: l, LockData: l.Bytes(), Extra: []string{"tool9"}, Programs: map[string]string{"big": s.Big}, Site: keys.Name(), Volume: s.Volume, Receipt: r}
+	req := mirror.Request{Lock: l, LockData: l.Bytes(), Extra: []string{"tool9"}, Programs: map[string]string{"big": s.Big}, Images: s.images, Site: keys.Name(), Volume: s.Volume, Receipt: r}
 	var after int64
 	if r != nil {
 		after = r.Edition
