@@ -67,7 +67,8 @@ type side struct {
 	Now                                           time.Time
 	Volume                                        int64
 
-	images []mirror.Image
+	images    []mirror.Image
+	bootstrap bool
 }
 
 // newSide makes an archive with some packages, their lock, a site, and a large file.
@@ -144,7 +145,7 @@ func (s *side) create(ctx context.Context, out string, r *receipt.Receipt) (*mir
 	log := logrus.New()
 	log.SetOutput(io.Discard)
 	m := mirror.Means{Cache: c, Distribution: d, Locations: s.locations(), Progress: progress.None, Log: log, Now: s.Now}
-	req := mirror.Request{Lock: l, LockData: l.Bytes(), Extra: []string{"tool9"}, Programs: map[string]string{"big": s.Big}, Images: s.images, Site: keys.Name(), Volume: s.Volume, Receipt: r}
+	req := mirror.Request{Lock: l, LockData: l.Bytes(), Extra: []string{"tool9"}, Bootstrap: s.bootstrap, Programs: map[string]string{"big": s.Big}, Images: s.images, Site: keys.Name(), Volume: s.Volume, Receipt: r}
 	var after int64
 	if r != nil {
 		after = r.Edition
@@ -321,6 +322,23 @@ func TestABundleCarriesEverythingAndProvesIt(t *testing.T) {
 	must(t, err)
 	if want, _ := os.ReadFile(s.Big); !bytes.Equal(big, want) {
 		t.Error("the file that was cut over volumes differs")
+	}
+}
+
+func TestABundleCanBringWhatDebootstrapInstalls(t *testing.T) {
+	s, a := newSide(t, 1<<20)
+	a.Publish(append(packages(1), "Package: apt\nDepends: tool12", "Package: login\nPriority: required", "Package: game\nPriority: optional")...)
+	s.relock(t)
+	s.bootstrap = true
+	media, _ := s.mustCreate(t, nil)
+	far := s.far(t)
+	mustTake(t, far, media)
+	mustBeWhole(t, far, a.Key())
+	for name, want := range map[string]bool{"apt": true, "tool12": true, "login": true, "tool1": true, "game": false, "tool13": false} {
+		_, err := os.Stat(filepath.Join(far, "public/debian/pool", name+"_1_amd64.deb"))
+		if (err == nil) != want {
+			t.Errorf("%s is carried: %v, want %v", name, err == nil, want)
+		}
 	}
 }
 

@@ -372,41 +372,62 @@ func (g *gatherer) choose(archive *apt.Archive) error {
 			add(p)
 		}
 	}
-	roots := slices.Clone(g.Extra)
-	if g.Bootstrap {
-		roots = append(roots, "apt")
-		for _, p := range archive.Packages {
-			if p.Priority == "required" {
-				roots = append(roots, p.Name)
-			}
-		}
-	}
-	if len(roots) == 0 {
-		return nil
-	}
 	pins := map[string]string{}
 	for _, p := range g.Lock.Packages {
 		pins[p.Name] = p.Version
 	}
-	slices.Sort(roots)
-	for {
-		u := resolve.NewUniverse(archive.Packages, pins)
-		all := slices.Compact(slices.Sorted(slices.Values(append(u.Essential(), roots...))))
-		chosen, err := u.Closure(resolve.Request{Roots: all, File: "--package"})
-		var blocked *resolve.PinError
-		if errors.As(err, &blocked) {
-			for _, name := range blocked.Names {
-				delete(pins, name)
-			}
-			continue
-		}
+	roots := slices.Clone(g.Extra)
+	if g.Bootstrap {
+		roots = append(roots, bootstrap(archive.Packages)...)
+		// debootstrap reads one suite only and wants all of it there, in the versions of that suite.
+		first := g.Distribution.Archives[0]
+		one := slices.DeleteFunc(slices.Clone(archive.Packages), func(p *apt.Package) bool {
+			return p.Alias != first.Alias || p.Suite != first.Suites[0]
+		})
+		chosen, err := closure(one, nil, bootstrap(one))
 		if err != nil {
 			return err
 		}
 		for _, p := range chosen {
 			add(p)
 		}
+	}
+	if len(roots) == 0 {
 		return nil
+	}
+	chosen, err := closure(archive.Packages, pins, roots)
+	for _, p := range chosen {
+		add(p)
+	}
+	return err
+}
+
+// bootstrap names what debootstrap's smallest variant installs.
+func bootstrap(packages []*apt.Package) []string {
+	names := []string{"apt"}
+	for _, p := range packages {
+		if p.Priority == "required" {
+			names = append(names, p.Name)
+		}
+	}
+	return names
+}
+
+// closure is what apt would install for roots on a machine with nothing; pins give way where they cannot hold.
+func closure(packages []*apt.Package, pins map[string]string, roots []string) ([]*apt.Package, error) {
+	pins = maps.Clone(pins)
+	for {
+		u := resolve.NewUniverse(packages, pins)
+		all := append(u.Essential(), roots...)
+		slices.Sort(all)
+		chosen, err := u.Closure(resolve.Request{Roots: slices.Compact(all), File: "--package"})
+		var blocked *resolve.PinError
+		if !errors.As(err, &blocked) {
+			return chosen, err
+		}
+		for _, name := range blocked.Names {
+			delete(pins, name)
+		}
 	}
 }
 
