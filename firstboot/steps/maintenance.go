@@ -8,6 +8,7 @@ import (
 	"github.com/slipwayhq/slipway/firstboot/actions"
 	"github.com/slipwayhq/slipway/firstboot/node"
 	"github.com/slipwayhq/slipway/firstboot/role/database"
+	"github.com/slipwayhq/slipway/firstboot/role/product"
 	"github.com/slipwayhq/slipway/firstboot/role/vip"
 	"github.com/slipwayhq/slipway/internal/fault"
 )
@@ -62,7 +63,11 @@ func endMaintenance(ctx context.Context, e *actions.Env) error {
 // follow has the services do what the note says. What does not succeed at once, the
 // steps go on trying in a new round.
 func follow(ctx context.Context, e *actions.Env, addresses func(context.Context, *node.Node) error) error {
-	err := (database.Configure{}).Apply(ctx, e.Node)
+	// The product of a broker or gateway tells its balancers.
+	err := product.Tell(e.Node)
+	if err == nil {
+		err = (database.Configure{}).Apply(ctx, e.Node)
+	}
 	if err == nil {
 		err = addresses(ctx, e.Node)
 	}

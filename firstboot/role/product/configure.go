@@ -31,11 +31,14 @@ func (Configure) Apply(ctx context.Context, n *node.Node) error {
 			return err
 		}
 	}
-	return tell(n)
+	return Tell(n)
 }
 
-// tell writes the files of Dir. A node that stands alone has nobody to tell of.
-func tell(n *node.Node) error {
+// Tell writes the files of Dir. A node that stands alone has nobody to tell of.
+func Tell(n *node.Node) error {
+	if idle(of(n)) {
+		return nil
+	}
 	env, err := Environment(n.Member)
 	if err != nil {
 		return err
@@ -58,7 +61,7 @@ func tell(n *node.Node) error {
 			return err
 		}
 	}
-	return nil
+	return tellFacts(n)
 }
 
 // Variable is a name and its value.
