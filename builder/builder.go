@@ -119,24 +119,29 @@ func Build(ctx context.Context, req Request, means Means) (*Result, error) {
 		return nil, err
 	}
 
-	// 4. Overlays, Butane and the agent become each role's config layer, which
-	// makes a version complete; the version's disk is written in every format.
+	// 4. The product's OCI images become a layer of their own. Overlays, Butane and
+	// the agent become each role's config layer, which makes a version complete; the
+	// version's disk is written in every format.
 	result := &Result{}
 	for _, role := range roles {
-		config, err := b.config(ctx, role, layers, binaries.Firstboot)
+		images, err := b.images(ctx, role)
 		if err != nil {
 			return nil, err
 		}
-		version, err := b.version(role, layers, config, initrd)
+		config, err := b.config(ctx, role, layers, images, binaries.Firstboot)
 		if err != nil {
 			return nil, err
 		}
-		images, err := b.export(ctx, version)
+		version, err := b.version(role, layers, images, config, initrd)
 		if err != nil {
 			return nil, err
 		}
-		result.Images = append(result.Images, images...)
-		result.report(role.Role, layers.base, layers.packages[role.Role], config)
+		written, err := b.export(ctx, version)
+		if err != nil {
+			return nil, err
+		}
+		result.Images = append(result.Images, written...)
+		result.report(role.Role, append(stackOf(layers, role, images), config)...)
 	}
 	result.Seconds = time.Since(began).Seconds()
 	return result, nil
@@ -194,6 +199,7 @@ func Want(d *apt.Distribution, set *profile.Set) lock.Want {
 	for _, p := range set.Roles {
 		want.Sets = append(want.Sets, lock.Set{Name: p.Role, File: p.File(), Extends: set.Base.Role, Packages: p.Packages})
 	}
+	want.Images = wantedImages(set)
 	return want
 }
 

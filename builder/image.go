@@ -92,15 +92,17 @@ func (b *build) initramfs(base madeLayer, initDigest string) (digest string, err
 }
 
 // config makes a role's config layer: overlays, Butane, agent, role marker.
-func (b *build) config(ctx context.Context, role *profile.Profile, ls *layers, agentDigest string) (madeLayer, error) {
+func (b *build) config(ctx context.Context, role *profile.Profile, ls *layers, images ociLayer, agentDigest string) (madeLayer, error) {
 	agentPath, ok := b.Cache.Blob(agentDigest)
 	if !ok {
 		return madeLayer{}, gone("agent")
 	}
-	packages := ls.packages[role.Role]
+	below := stackOf(ls, role, images)
 	in := profile.Input{
 		Overlays: filepath.Join(b.Project, "overlays"), Date: b.date(), Agent: agentPath,
-		LowerKeys: []string{ls.base.Digest, packages.Digest},
+	}
+	for _, l := range below {
+		in.LowerKeys = append(in.LowerKeys, l.Digest)
 	}
 	inputs, err := b.profiles.Key(role, in)
 	if err != nil {
@@ -110,8 +112,8 @@ func (b *build) config(ctx context.Context, role *profile.Profile, ls *layers, a
 	if b.cachedLayer(l.key, &l) {
 		return l, nil
 	}
-	for _, below := range []madeLayer{ls.base, packages} {
-		t, file, err := b.layerTree(below)
+	for _, lower := range below {
+		t, file, err := b.layerTree(lower)
 		if err != nil {
 			return madeLayer{}, err
 		}
@@ -126,17 +128,18 @@ func (b *build) config(ctx context.Context, role *profile.Profile, ls *layers, a
 }
 
 // version puts a role's layers, kernel and initramfs together.
-func (b *build) version(role *profile.Profile, ls *layers, config madeLayer, initrd string) (*version, error) {
+func (b *build) version(role *profile.Profile, ls *layers, images ociLayer, config madeLayer, initrd string) (*version, error) {
 	m := manifest.Manifest{
 		Format: manifest.Format, Role: b.profiles.Marker(role), Created: b.lock.Date().UTC(),
 		Kernel: ls.base.Kernel, Lock: b.lock.Checksum(), Builder: Version,
 	}
-	stack := []madeLayer{ls.base, ls.packages[role.Role], config}
+	stack := append(stackOf(ls, role, images), config)
 	identity := []any{role.Role, ls.base.Vmlinuz, initrd, ls.loader, Version}
 	for _, l := range stack {
 		m.Layers = append(m.Layers, l.Layer)
 		identity = append(identity, l.Digest)
 	}
+	m.Images = images.list
 	m.Packages = append(packagesOf(b.lock.Closure("base"), "base"), packagesOf(b.lock.Own(role.Role), "packages")...)
 	// The date is for people, the hash for machines: two versions with one name
 	// are the same bytes.

@@ -45,10 +45,10 @@ func Build(ctx context.Context, dir string, c *cache.Cache) (Binaries, error) {
 	if ok {
 		return b, nil
 	}
-	if b.Init, err = compile(ctx, dir, "./cmd/init", c); err != nil {
+	if b.Init, err = Compile(ctx, dir, "./cmd/init", c); err != nil {
 		return Binaries{}, err
 	}
-	if b.Firstboot, err = compile(ctx, dir, "./cmd/firstboot", c); err != nil {
+	if b.Firstboot, err = Compile(ctx, dir, "./cmd/firstboot", c); err != nil {
 		return Binaries{}, err
 	}
 	data, err := json.Marshal(b)
@@ -106,8 +106,9 @@ func Key(dir string) (string, error) {
 	return hex.EncodeToString(h.Sum(nil)), nil
 }
 
-// compile runs the Go toolchain on one package and stores the executable.
-func compile(ctx context.Context, dir, pkg string, c *cache.Cache) (digest string, err error) {
+// Compile runs the Go toolchain on one package of the module in dir and stores the
+// executable, whose digest it returns.
+func Compile(ctx context.Context, dir, pkg string, c *cache.Cache) (digest string, err error) {
 	goTool, err := exec.LookPath("go")
 	if err != nil {
 		return "", fault.New(fault.Missing, "the Go toolchain is not in PATH: %w", err).

@@ -33,5 +33,5 @@ func (l *Lock) Check(want Want) error {
 			}
 		}
 	}
-	return nil
+	return l.checkImages(want.Images, mend)
 }

@@ -15,8 +15,10 @@ type Summary struct {
 	Upgraded   []Change `json:"upgraded"`
 	Downgraded []Change `json:"downgraded"`
 	Moved      []Change `json:"moved"` // same package, other sets
-	Download   int64    `json:"download_delta"`
-	Installed  int64    `json:"installed_delta"`
+	// Images are OCI images whose digest, name or roles differ; From and To are digests.
+	Images    []Change `json:"images"`
+	Download  int64    `json:"download_delta"`
+	Installed int64    `json:"installed_delta"`
 }
 
 // Change is one package that differs. From or To is empty if only one lock has it.
@@ -59,10 +61,43 @@ func Diff(a, b *Lock) Summary {
 			s.Installed -= q.InstalledSize
 		}
 	}
+	s.Images = diffImages(a, b)
 	for _, list := range [][]Change{s.Added, s.Removed, s.Upgraded, s.Downgraded, s.Moved} {
 		slices.SortFunc(list, func(a, b Change) int { return strings.Compare(a.Name, b.Name) })
 	}
 	return s
+}
+
+// diffImages lists the images that two locks do not have alike.
+func diffImages(a, b *Lock) (out []Change) {
+	old := map[string]Image{}
+	if a != nil {
+		for _, im := range a.Images {
+			old[im.Name] = im
+		}
+	}
+	if b != nil {
+		for _, im := range b.Images {
+			was, ok := old[im.Name]
+			delete(old, im.Name)
+			if !ok || was.Digest != im.Digest || was.Source != im.Source || !slices.Equal(was.Sets, im.Sets) {
+				out = append(out, Change{Name: im.Name, From: was.Digest, To: im.Digest, Sets: im.Sets})
+			}
+		}
+	}
+	for _, was := range old {
+		out = append(out, Change{Name: was.Name, From: was.Digest, Sets: was.Sets})
+	}
+	slices.SortFunc(out, func(a, b Change) int { return strings.Compare(a.Name, b.Name) })
+	return out
+}
+
+// short is enough of a digest to tell two apart.
+func short(digest string) string {
+	if digest == "" {
+		return "none"
+	}
+	return digest[:min(len(digest), 12)]
 }
 
 func byName(l *Lock) map[string]Package {
@@ -87,7 +122,7 @@ func compareVersions(a, b string) int {
 
 // Empty says that the locks have the same packages in the same sets.
 func (s Summary) Empty() bool {
-	return len(s.Added)+len(s.Removed)+len(s.Upgraded)+len(s.Downgraded)+len(s.Moved) == 0
+	return len(s.Added)+len(s.Removed)+len(s.Upgraded)+len(s.Downgraded)+len(s.Moved)+len(s.Images) == 0
 }
 
 // String words the summary for people: one package a line, then the totals. It
@@ -111,6 +146,9 @@ func (s Summary) String() string {
 	}
 	for _, c := range s.Moved {
 		fmt.Fprintf(&b, "moved     %s (%s → %s)\n", c.Name, strings.Join(c.FromSets, ", "), strings.Join(c.Sets, ", "))
+	}
+	for _, c := range s.Images {
+		fmt.Fprintf(&b, "image     %s %s → %s (%s)\n", c.Name, short(c.From), short(c.To), strings.Join(c.Sets, ", "))
 	}
 	fmt.Fprintf(&b, "%d added, %d removed, %d upgraded, %d downgraded; download %s, installed %s\n",
 		len(s.Added), len(s.Removed), len(s.Upgraded), len(s.Downgraded), signed(s.Download), signed(s.Installed))

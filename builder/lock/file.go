@@ -68,6 +68,9 @@ func (l *Lock) Bytes() []byte {
 		line("deb", p.Name, p.Version, p.Arch, strconv.FormatInt(p.Size, 10), p.SHA256, p.Path, p.Alias,
 			"source="+p.Source, "installed="+strconv.FormatInt(p.InstalledSize, 10), "sets="+strings.Join(p.Sets, ","))
 	}
+	for _, im := range l.Images {
+		line("image", im.Name, "sha256:"+im.Digest, "source="+escape(im.Source), "sets="+strings.Join(im.Sets, ","))
+	}
 	l.checksum = checksumOf(b.Bytes())
 	b.WriteString("checksum " + l.checksum + "\n")
 	return b.Bytes()
@@ -224,7 +227,7 @@ var (
 func (l *Lock) fact(text string, n int) error {
 	words := strings.Split(text, " ")
 	keyword, words := words[0], words[1:]
-	want := map[string]int{"format": 1, "distribution": 2, "date": 1, "suite": 5, "index": 5, "root": 2, "deb": 10}
+	want := map[string]int{"format": 1, "distribution": 2, "date": 1, "suite": 5, "index": 5, "root": 2, "deb": 10, "image": 4}
 	if count, ok := want[keyword]; ok && len(words) != count {
 		return fmt.Errorf("%s: want %d words, found %d", keyword, count, len(words))
 	}
@@ -261,6 +264,8 @@ func (l *Lock) fact(text string, n int) error {
 		l.Sets[i].Packages = append(l.Sets[i].Packages, words[1])
 	case "deb":
 		err = l.debFact(words, n)
+	case "image":
+		err = l.imageFact(words)
 	default:
 		err = fmt.Errorf("unknown keyword %q", clip(keyword))
 	}
@@ -362,6 +367,18 @@ func (l *Lock) consistent() error {
 				return fmt.Errorf("package %s is in the set %s twice", p.Name, s)
 			}
 			in[s+" "+p.Name] = true
+		}
+	}
+	images := map[string]bool{}
+	for _, im := range l.Images {
+		if images[im.Name] {
+			return fmt.Errorf("image %s stands twice", im.Name)
+		}
+		images[im.Name] = true
+		for _, s := range im.Sets {
+			if !names[s] {
+				return fmt.Errorf("image %s is in the set %q, which does not exist", im.Name, s)
+			}
 		}
 	}
 	return nil

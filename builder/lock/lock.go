@@ -31,6 +31,7 @@ type Lock struct {
 	Suites       []Suite   // sorted by alias and name
 	Sets         []Set     // sorted by name, base first
 	Packages     []Package // sorted by name and version
+	Images       []Image   // sorted by name
 
 	checksum string
 	salvaged bool // read from a file that is not whole
@@ -56,6 +57,7 @@ type Index struct {
 type Want struct {
 	Distribution string // its name; "": any will do
 	Sets         []Set
+	Images       []Image
 }
 
 // Set is a list of wanted packages that become one tree: the base, the packages
@@ -92,6 +94,14 @@ func (l *Lock) Checksum() string {
 		l.Bytes() // sets it
 	}
 	return l.checksum
+}
+
+// Clone is a copy of its own.
+func (l *Lock) Clone() *Lock {
+	copied := *l
+	copied.Suites, copied.Sets = slices.Clone(l.Suites), slices.Clone(l.Sets)
+	copied.Packages, copied.Images = slices.Clone(l.Packages), slices.Clone(l.Images)
+	return &copied
 }
 
 // Set returns the set of that name.
@@ -150,6 +160,10 @@ func (l *Lock) normalize() {
 	slices.SortFunc(l.Sets, compareSets)
 	for i := range l.Sets {
 		l.Sets[i].Packages = sortedSet(l.Sets[i].Packages)
+	}
+	slices.SortFunc(l.Images, func(a, b Image) int { return strings.Compare(a.Name, b.Name) })
+	for i := range l.Images {
+		l.Images[i].Sets = sortedSet(l.Images[i].Sets)
 	}
 	slices.SortFunc(l.Packages, comparePackages)
 	for i := range l.Packages {

@@ -381,7 +381,7 @@ func TestDriftIsWhatTheArchiveHasNewAndNoLongerHas(t *testing.T) {
 	archive := w.publish(1, first...)
 	l := w.resolve(archive, nil)
 	drift := func(a *apt.Archive) *lock.DriftReport {
-		r, err := lock.Drift(t.Context(), w.cache, a, w.want, l, fetch.Options{})
+		r, err := lock.Drift(t.Context(), w.cache, a, w.want, l, func(*lock.Lock) error { return nil }, fetch.Options{})
 		if err != nil {
 			t.Fatal(err)
 		}

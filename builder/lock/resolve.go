@@ -232,11 +232,15 @@ type DriftReport struct {
 // None says that there is no drift at all.
 func (r *DriftReport) None() bool { return r.Changes.Empty() && len(r.Gone) == 0 }
 
-// Drift compares a lock with what the archive has now.
-func Drift(ctx context.Context, c *cache.Cache, archive *apt.Archive, want Want, current *Lock, opts fetch.Options) (*DriftReport, error) {
+// Drift compares a lock with what the archive has now, and with the images that
+// pin gives to a lock that has none.
+func Drift(ctx context.Context, c *cache.Cache, archive *apt.Archive, want Want, current *Lock, pin func(*Lock) error, opts fetch.Options) (*DriftReport, error) {
 	fresh, err := Resolve(ctx, c, archive, want, nil, nil, opts)
 	if err != nil {
 		return nil, fmt.Errorf("resolving anew: %w", err)
+	}
+	if err := pin(fresh); err != nil {
+		return nil, fmt.Errorf("looking for images anew: %w", err)
 	}
 	listed := map[string]bool{}
 	for _, p := range archive.Packages {

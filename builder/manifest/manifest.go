@@ -21,7 +21,7 @@ const RolePath = "usr/lib/slipway/role.json"
 
 // Layer is one squashfs of a version's root file system.
 type Layer struct {
-	Name   string `json:"name"`   // base, packages or config
+	Name   string `json:"name"`   // base, packages, images or config
 	Digest string `json:"digest"` // SHA-256 of the file, hexadecimal
 	Size   int64  `json:"size"`   // bytes
 }
@@ -41,6 +41,13 @@ type Package struct {
 	SHA256        string `json:"sha256"`           // of the .deb
 }
 
+// Image is one OCI image that is in the version.
+type Image struct {
+	Name   string `json:"name"`
+	Digest string `json:"digest"` // of its manifest, SHA-256 in hexadecimal
+	Source string `json:"source"` // registry:REFERENCE, layout:PATH, tarball:PATH or go:PACKAGE
+}
+
 // Manifest describes one version of one role, completely.
 type Manifest struct {
 	Format   int       `json:"format"`
@@ -50,6 +57,7 @@ type Manifest struct {
 	Kernel   string    `json:"kernel"`  // release, as uname -r prints it
 	Layers   []Layer   `json:"layers"`  // bottom first
 	Packages []Package `json:"packages"`
+	Images   []Image   `json:"images,omitempty"`
 	Lock     string    `json:"lock"`    // checksum of images.lock
 	Builder  string    `json:"builder"` // slipway's version
 }

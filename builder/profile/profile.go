@@ -159,6 +159,27 @@ func (s *Set) check() error {
 			}
 		}
 	}
+	return s.checkSameImages()
+}
+
+// checkSameImages refuses an image that two roles have from different places: the
+// lock has one digest for each name.
+func (s *Set) checkSameImages() error {
+	type named struct {
+		image Image
+		file  string
+	}
+	known := map[string]named{}
+	for _, p := range s.Roles {
+		for _, im := range p.Images {
+			was, ok := known[im.Name]
+			if ok && was.image != im {
+				return fault.New(fault.Input, "%s: images: %s comes from elsewhere in %s", p.file, im.Name, was.file).
+					WithMend("name the same place in both, or give one of the images another name")
+			}
+			known[im.Name] = named{im, p.file}
+		}
+	}
 	return nil
 }
 

@@ -89,3 +89,6 @@ func failed(ctx context.Context, what string, err error) error {
 	}
 	return f.WithMend("check the repository's name and that this machine reaches the registry")
 }
+
+// Transport reaches registries: patiently, and without TLS on this machine alone.
+func Transport() http.RoundTripper { return newTransport() }

@@ -4,12 +4,14 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"slices"
 
 	"github.com/urfave/cli/v2"
 
 	"github.com/slipwayhq/slipway/builder"
 	"github.com/slipwayhq/slipway/builder/apt"
 	"github.com/slipwayhq/slipway/builder/lock"
+	"github.com/slipwayhq/slipway/builder/oci"
 	"github.com/slipwayhq/slipway/builder/profile"
 	"github.com/slipwayhq/slipway/internal/fault"
 )
@@ -20,8 +22,8 @@ func lockCommand() *cli.Command {
 		Usage:     "pin the packages of every profile in images.lock",
 		ArgsUsage: "[PACKAGE...]",
 		Description: `Reads the archive's signed indices, resolves every profile as apt would, and
-writes images.lock. Packages that are locked keep their version; --upgrade lets
-them move: all of them, or those that are named.
+writes images.lock. Packages that are locked keep their version, OCI images of a
+registry their digest; --upgrade lets them move: all of them, or those that are named.
 
 Examples:
   slipway lock                        # after an edit in profiles/
@@ -82,11 +84,23 @@ func runLock(c *cli.Context) error {
 			upgrade = []string{lock.All}
 		}
 	}
-	next, err := lock.Resolve(c.Context, means.Cache, archive, want, previous, upgrade, means.Fetch)
+	packages := slices.DeleteFunc(slices.Clone(upgrade), func(name string) bool {
+		return slices.ContainsFunc(want.Images, func(im lock.Image) bool { return im.Name == name })
+	})
+	next, err := lock.Resolve(c.Context, means.Cache, archive, want, previous, packages, means.Fetch)
 	if err != nil {
 		return err
 	}
-	if !c.Bool("dry-run") && next != previous {
+	same := next == previous
+	if same { // whose images may be other ones now
+		next = next.Clone()
+	}
+	images := oci.Fetcher{Project: s.project, Cache: means.Cache}
+	if err := builder.LockImages(c.Context, images, next, want.Images, previous, upgrade); err != nil {
+		return err
+	}
+	same = same && next.Checksum() == previous.Checksum()
+	if !c.Bool("dry-run") && !same {
 		if err := next.WriteFile(s.lockFile(c)); err != nil {
 			return err
 		}
@@ -128,7 +142,9 @@ func (s *session) check(c *cli.Context, means builder.Means, archive *apt.Archiv
 	if err := current.Check(want); err != nil {
 		return err
 	}
-	report, err := lock.Drift(c.Context, means.Cache, archive, want, current, means.Fetch)
+	report, err := lock.Drift(c.Context, means.Cache, archive, want, current, func(fresh *lock.Lock) error {
+		return builder.LockImages(c.Context, oci.Fetcher{Project: s.project, Cache: means.Cache}, fresh, want.Images, nil, nil)
+	}, means.Fetch)
 	if err != nil {
 		return err
 	}
