@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/slipwayhq/slipway/builder/apt"
 	"github.com/slipwayhq/slipway/builder/boot"
 	"github.com/slipwayhq/slipway/builder/deb"
 	"github.com/slipwayhq/slipway/builder/fetch"
@@ -198,6 +199,12 @@ func (b *build) fetch(ctx context.Context, plans ...plan) error {
 	var items []fetch.Item
 	for _, pl := range plans {
 		for _, p := range pl.packages {
+			if p.Alias == apt.ProjectAlias {
+				if err := takeDeb(b.Cache, b.Project, p); err != nil {
+					return err
+				}
+				continue
+			}
 			items = append(items, fetch.Item{Name: p.ID(), Path: p.Path, Alias: p.Alias, Size: p.Size, SHA256: p.SHA256, Line: p.Line})
 		}
 	}

@@ -97,6 +97,8 @@ func LoadDistribution(file string) (*Distribution, error) {
 		switch {
 		case !aliasPattern.MatchString(a.Alias) || seen[a.Alias]:
 			return bad("archives: alias %q: want a name of its own, of lower-case letters, digits and hyphens", a.Alias)
+		case a.Alias == ProjectAlias:
+			return bad("archives: alias %q is what the lock calls the project's own directories of packages", a.Alias)
 		case len(a.Suites) == 0:
 			return bad("archives: %s: suites: want at least one", a.Alias)
 		case len(a.SignedBy) == 0:

@@ -10,6 +10,9 @@ import (
 	"pault.ag/go/debian/version"
 )
 
+// ProjectAlias stands for an archive's where a package is a file of the project.
+const ProjectAlias = "project"
+
 // Package is one paragraph of a Packages index.
 type Package struct {
 	Name          string

@@ -435,6 +435,9 @@ func closure(packages []*apt.Package, pins map[string]string, roots []string) ([
 func (g *gatherer) packages(ctx context.Context) error {
 	items := map[string]fetch.Item{} // by hash
 	for _, i := range append(g.Lock.Items(), g.plan.Items...) {
+		if i.Alias == apt.ProjectAlias {
+			continue // travels with the project
+		}
 		if _, ok := items[i.SHA256]; !ok {
 			items[i.SHA256] = i
 		}

@@ -74,6 +74,11 @@ func runLock(c *cli.Context) error {
 	for _, w := range archive.Warnings {
 		s.log.Warn(w)
 	}
+	own, err := builder.ProjectDebs(s.project, means.Distribution.Arch, profiles)
+	if err != nil {
+		return err
+	}
+	archive.Packages = append(archive.Packages, own...)
 	if c.Bool("check") {
 		return s.check(c, means, archive, want, previous)
 	}
