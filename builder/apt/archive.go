@@ -47,7 +47,7 @@ type Suite struct {
 	Indices         []Index
 }
 
-// Index is one Packages file of a suite.
+// Index is one Packages or Sources file of a suite.
 type Index struct {
 	Path   string // below the archive's base URL
 	Size   int64
@@ -135,7 +135,7 @@ func loadSuite(ctx context.Context, c *cache.Cache, d *Distribution, locations f
 		return s, nil, "", err
 	}
 	for _, component := range d.Components {
-		item, index, unpacked, err := chooseIndex(rel, spec.Alias, name, component, d.Arch)
+		item, index, unpacked, err := chooseIndex(rel, spec.Alias, name, component+"/binary-"+d.Arch+"/", "Packages")
 		if err != nil {
 			return s, nil, "", err
 		}
@@ -152,30 +152,37 @@ func loadSuite(ctx context.Context, c *cache.Cache, d *Distribution, locations f
 	return s, packages, warning, nil
 }
 
-// chooseIndex picks the Packages file of a component that is smallest to get.
-// unpacked is what the Release says of the file once decompressed, if it does.
-func chooseIndex(rel *Release, alias, suite, component, arch string) (item fetch.Item, index Index, unpacked *FileSum, err error) {
-	dir := component + "/binary-" + arch + "/"
-	if plain, ok := rel.Files[dir+"Packages"]; ok {
+// SourceIndex is the Sources file of a component that is smallest to get, with the
+// item that gets it. alias and suite are those of the Release.
+func SourceIndex(rel *Release, alias, suite, component string) (fetch.Item, Index, error) {
+	item, index, _, err := chooseIndex(rel, alias, suite, component+"/source/", "Sources")
+	return item, index, err
+}
+
+// chooseIndex picks the variant of the index called name in dir, which is below the suite's directory, that is
+// smallest to get. unpacked is what the Release says of the file once decompressed, if it does.
+func chooseIndex(rel *Release, alias, suite, dir, name string) (item fetch.Item, index Index, unpacked *FileSum, err error) {
+	if plain, ok := rel.Files[dir+name]; ok {
 		unpacked = &plain
 	}
 	for _, ext := range []string{".xz", ".gz", ""} {
-		sum, ok := rel.Files[dir+"Packages"+ext]
+		file := dir + name + ext
+		sum, ok := rel.Files[file]
 		if !ok {
 			continue
 		}
 		if sum.Size > maxIndex {
-			return item, index, nil, fault.New(fault.Integrity, "%sPackages%s has %d bytes, more than any real index", dir, ext, sum.Size)
+			return item, index, nil, fault.New(fault.Integrity, "%s has %d bytes, more than any real index", file, sum.Size)
 		}
-		base := "dists/" + suite + "/" + dir
-		index = Index{Path: base + "Packages" + ext, Size: sum.Size, SHA256: sum.SHA256}
-		item = fetch.Item{Name: suite + " " + dir + "Packages" + ext, Path: index.Path, Alias: alias, Size: sum.Size, SHA256: sum.SHA256}
+		base := "dists/" + suite + "/"
+		index = Index{Path: base + file, Size: sum.Size, SHA256: sum.SHA256}
+		item = fetch.Item{Name: suite + " " + file, Path: index.Path, Alias: alias, Size: sum.Size, SHA256: sum.SHA256}
 		if rel.ByHash {
-			item.First = base + "by-hash/SHA256/" + sum.SHA256
+			item.First = base + dir + "by-hash/SHA256/" + sum.SHA256
 		}
 		return item, index, unpacked, nil
 	}
-	return item, index, nil, fault.New(fault.Input, "the Release of %s lists no Packages file for component %s on %s", suite, component, arch).
+	return item, index, nil, fault.New(fault.Input, "the Release of %s lists no %s%s", suite, dir, name).
 		WithMend("check components and arch in the distribution file")
 }
 

@@ -1,6 +1,7 @@
 package apt
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"regexp"
@@ -93,14 +94,48 @@ func packageOf(p *Paragraph) (*Package, error) {
 	if kib, err := strconv.ParseInt(p.Get("Installed-Size"), 10, 64); err == nil && kib > 0 && kib < 1<<40 {
 		pkg.InstalledSize = kib << 10 // the field counts KiB
 	}
-	pkg.Source = pkg.Name
-	if s, _, _ := strings.Cut(p.Get("Source"), " "); s != "" {
-		if !ValidName(s) {
-			return nil, fmt.Errorf("package %s: bad source name %q", pkg.Name, clip([]byte(s)))
-		}
-		pkg.Source = s
+	if pkg.Source, _ = SourceOf(p.Get); !ValidName(pkg.Source) {
+		return nil, fmt.Errorf("package %s: bad source name %q", pkg.Name, clip([]byte(pkg.Source)))
 	}
 	return pkg, nil
+}
+
+// SourceFiles are the files of a source package, by a paragraph of a Sources index: size and hash by path below
+// the archive's base URL (dsc(5), "Checksums-Sha256").
+func SourceFiles(p *Paragraph) (map[string]FileSum, error) {
+	files := map[string]FileSum{}
+	for _, line := range p.Lines("Checksums-Sha256") {
+		words := strings.Fields(line)
+		if len(words) != 3 || !sha256Pattern.MatchString(words[0]) {
+			return nil, fmt.Errorf("field Checksums-Sha256: %q: want hash, size and name", clip([]byte(line)))
+		}
+		size, err := strconv.ParseInt(words[1], 10, 64)
+		if err != nil || size < 0 {
+			return nil, fmt.Errorf("field Checksums-Sha256: %q: bad size", clip([]byte(line)))
+		}
+		path := p.Get("Directory") + "/" + words[2]
+		if err := checkPath(path); err != nil {
+			return nil, fmt.Errorf("field Directory or Checksums-Sha256: %w", err)
+		}
+		files[path] = FileSum{Size: size, SHA256: words[0]}
+	}
+	if len(files) == 0 {
+		return nil, errors.New("field Checksums-Sha256: it names no file")
+	}
+	return files, nil
+}
+
+// SourceOf is the name and version of the source package that a package was built from, by the fields of its
+// paragraph (deb-control(5), "Source").
+func SourceOf(get func(field string) string) (name, version string) {
+	name, version, _ = strings.Cut(get("Source"), " ")
+	if name == "" {
+		name = get("Package")
+	}
+	if version = strings.Trim(version, "()"); version == "" {
+		version = get("Version")
+	}
+	return name, version
 }
 
 // checkPath refuses paths that could lead out of the archive, or that a line of

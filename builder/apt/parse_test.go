@@ -199,3 +199,18 @@ func FuzzPackages(f *testing.F) {
 		}
 	})
 }
+
+func FuzzSources(f *testing.F) {
+	f.Add([]byte("Package: hello\nDirectory: pool/h\nChecksums-Sha256:\n " + strings.Repeat("0f", 32) + " 12 hello_1.dsc\n"))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		EachParagraph(bytes.NewReader(data), func(p *Paragraph) error {
+			files, err := SourceFiles(p)
+			for path, sum := range files {
+				if err != nil || strings.HasPrefix(path, "/") || strings.Contains("/"+path+"/", "/../") || sum.Size < 0 || len(sum.SHA256) != 64 {
+					t.Fatalf("%q %+v (%v)", path, sum, err)
+				}
+			}
+			return nil
+		})
+	})
+}

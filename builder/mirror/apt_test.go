@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -17,8 +18,9 @@ import (
 
 // client is the real apt of this machine in a root of its own.
 type client struct {
-	t    *testing.T
-	root string
+	t     *testing.T
+	root  string
+	types string // of archives: deb, or deb deb-src
 }
 
 // newClient makes a client of the repository at uri that trusts the key.
@@ -27,7 +29,7 @@ func newClient(t *testing.T, uri string, key []byte) client {
 	if _, err := exec.LookPath("apt-get"); err != nil {
 		t.Fatalf("apt-get is needed: %v", err)
 	}
-	c := client{t, t.TempDir()}
+	c := client{t, t.TempDir(), "deb"}
 	for _, dir := range []string{"etc/apt/apt.conf.d", "etc/apt/preferences.d", "etc/apt/sources.list.d", "etc/apt/trusted.gpg.d", "var/lib/apt/lists/partial", "var/cache/apt/archives/partial", "var/lib/dpkg"} {
 		must(t, os.MkdirAll(filepath.Join(c.root, dir), 0o755))
 	}
@@ -46,7 +48,7 @@ func (c client) trust(uri string, key []byte) {
 		inline.WriteString(" " + line)
 	}
 	must(c.t, os.WriteFile(filepath.Join(c.root, "etc/apt/sources.list.d/mirror.sources"),
-		fmt.Appendf(nil, "Types: deb\nURIs: %s\nSuites: test\nComponents: main\nSigned-By:\n%s", uri, inline.String()), 0o644))
+		fmt.Appendf(nil, "Types: %s\nURIs: %s\nSuites: test\nComponents: main\nSigned-By:\n%s", c.types, uri, inline.String()), 0o644))
 }
 
 // run runs apt-get and returns what it says.
@@ -141,5 +143,49 @@ func TestAptFollowsAnUpdateAndARotation(t *testing.T) {
 	c.must("update")
 	if plan := c.must("-s", "install", "tool1"); !strings.Contains(plan, "Inst lib (2 ") {
 		t.Errorf("the client of the first bundle does not see the update:\n%s", plan)
+	}
+}
+
+func TestAptGetsSourcesFromTheMirrorAlone(t *testing.T) {
+	s, a := newSide(t, 1<<20)
+	a.Sources = []string{"base_1", "lib_1", "tool1_1", "tool2_1", "other_3", "lib_2"}
+	var published []string
+	for _, p := range packages(1) {
+		published = append(published, strings.Replace(p, "Package: tool3\n", "Package: tool3\nSource: tool1 (1)\n", 1))
+	}
+	a.Publish(published...)
+	s.relock(t)
+	s.sources = true
+	media, res := s.mustCreate(t, nil)
+	if res.Sources != 4 || !slices.Equal(res.NoSource, []string{"tool9 1"}) {
+		t.Errorf("%d source packages, without are %v", res.Sources, res.NoSource)
+	}
+	far := s.far(t)
+	mustTake(t, far, media)
+	if r := mustBeWhole(t, far, a.Key()); r.Sources != 4 || r.Packages != 6 || r.Proven != 10 {
+		t.Errorf("%d source packages and %d packages arrived, of which %d are proven by upstream's signature", r.Sources, r.Packages, r.Proven)
+	}
+	uri := "file://" + filepath.Join(far, "public/debian")
+	c := newClient(t, uri, s.public(t))
+	c.types = "deb deb-src"
+	c.trust(uri, s.public(t))
+	c.must("update")
+	c.must("source", "--download-only", "tool3")
+	for _, name := range []string{"tool1_1.dsc", "tool1_1.tar.xz"} {
+		got, err := os.ReadFile(filepath.Join(c.root, name))
+		must(t, err)
+		if want, _ := os.ReadFile(filepath.Join(a.Dir, "pool/tool1", name)); string(got) != string(want) {
+			t.Errorf("%s differs", name)
+		}
+	}
+	if out, err := c.run("source", "--download-only", "other"); err == nil {
+		t.Errorf("the source of what is not carried is there:\n%s", out)
+	}
+	// A source file that is damaged is named, and so is its volume.
+	victim := filepath.Join(far, "public/debian/pool/tool1/tool1_1.tar.xz")
+	must(t, os.Chmod(victim, 0o644))
+	must(t, os.WriteFile(victim, []byte("the source tool1_1.tar.xy"), 0o644))
+	if flaws, _ := wrong(t, far, a.Key(), false); !strings.Contains(strings.Join(flaws, "\n"), "tool1_1.tar.xz: is damaged") {
+		t.Errorf("a damaged source is not found: %v", flaws)
 	}
 }

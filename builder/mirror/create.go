@@ -31,9 +31,11 @@ type Result struct {
 	Files    int      `json:"files"` // in the mirror after it
 	Size     int64    `json:"size"`  // bytes of those
 	Packages int      `json:"packages"`
-	Unproven []string `json:"unproven"` // packages that upstream's signature does not cover
-	Carried  int64    `json:"carried"`  // bytes of files that it brings
-	Download int64    `json:"download"` // bytes that are not in the cache yet
+	Sources  int      `json:"sources"`   // source packages
+	Unproven []string `json:"unproven"`  // packages that upstream's signature does not cover
+	NoSource []string `json:"no_source"` // packages whose source the archive no longer has, where sources were asked for
+	Carried  int64    `json:"carried"`   // bytes of files that it brings
+	Download int64    `json:"download"`  // bytes that are not in the cache yet
 	Volumes  []Volume `json:"volumes"`
 }
 
@@ -49,10 +51,7 @@ type Volume struct {
 func (p *Plan) Describe(out string) Result {
 	c := p.Catalog
 	r := Result{Site: c.Site, Edition: c.Edition, Base: c.Base.Edition, Date: c.Date.Format(time.RFC3339), Files: len(c.Files),
-		Packages: p.Packages, Unproven: p.Unproven, Carried: p.Size(), Volumes: []Volume{}}
-	if r.Unproven == nil {
-		r.Unproven = []string{}
-	}
+		Packages: p.Packages, Sources: p.Sources, Unproven: list(p.Unproven), NoSource: list(p.NoSource), Carried: p.Size(), Volumes: []Volume{}}
 	if len(c.Parts) > 0 || len(p.Carried) == 0 {
 		r.Bundle = c.ID()
 	}
@@ -71,6 +70,9 @@ func (p *Plan) Describe(out string) Result {
 	}
 	return r
 }
+
+// list is a list that JSON has as one even if it is empty.
+func list(l []string) []string { return append([]string{}, l...) }
 
 // workName is the file in the output directory that a bundle in the making is known by.
 const workName = ".slipway-bundle"

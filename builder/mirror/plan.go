@@ -61,6 +61,7 @@ type Request struct {
 	LockData  []byte              // the lock's file
 	Extra     []string            // packages to carry beside the lock's, with all that they depend on
 	Bootstrap bool                // also what debootstrap installs: packages of priority required, and apt
+	Sources   bool                // the source package of every package too
 	All       []string            // suites to carry whole
 	Artifacts []registry.Artifact // finished layers, in the cache
 	Images    []Image             // OCI images, in the cache
@@ -92,7 +93,9 @@ type Plan struct {
 	Carried  map[string]int64 // files that the bundle brings: size by SHA-256
 	Volumes  [][]catalog.Cut
 	Packages int
+	Sources  int      // source packages
 	Unproven []string // packages that no upstream signature vouches for, only the lock
+	NoSource []string // packages whose source the archive no longer has, where sources were asked for
 
 	files map[string]catalog.File // by path
 	local map[string]string       // files that are not in the cache, by SHA-256
@@ -104,13 +107,16 @@ func NewPlan(ctx context.Context, req Request, m Means) (*Plan, error) {
 	p := &Plan{files: map[string]catalog.File{}, local: map[string]string{}, cache: m.Cache}
 
 	// 1. The indices: those of the lock, and today's where they are needed.
-	g := &gatherer{Request: req, Means: m, plan: p, suites: map[string]*suite{}}
+	g := &gatherer{Request: req, Means: m, plan: p, suites: map[string]*suite{}, built: map[source]string{}}
 	if err := g.indices(ctx); err != nil {
 		return nil, err
 	}
 
-	// 2. The packages, and in which suites they are listed.
+	// 2. The packages with their sources, and in which suites they are listed.
 	if err := g.packages(ctx); err != nil {
+		return nil, err
+	}
+	if err := g.sources(ctx); err != nil {
 		return nil, err
 	}
 
@@ -199,6 +205,7 @@ type gatherer struct {
 	plan   *Plan
 	order  []*suite
 	suites map[string]*suite // by alias and name
+	built  map[source]string // what the packages were built from, with the name of one of them
 }
 
 // suite is a suite of the mirror in the making.
@@ -209,12 +216,14 @@ type suite struct {
 	indices    []apt.Index  // those of the lock first
 	evidence   []evidence
 	paragraphs map[string][]repository.Paragraph // by component
+	sources    map[string][]repository.Paragraph // by component; nil: no sources are carried
 	listed     map[string]bool                   // component and hash, to have each once
 }
 
 // evidence is an upstream InRelease with the indices that it vouches for.
 type evidence struct {
 	inRelease string
+	release   *apt.Release
 	indices   []apt.Index
 }
 
@@ -240,7 +249,7 @@ func (g *gatherer) indices(ctx context.Context) error {
 			g.suites[spec.Alias+" "+name] = s
 		}
 	}
-	now := len(g.Extra) > 0 || len(g.All) > 0 || g.Bootstrap
+	now := len(g.Extra) > 0 || len(g.All) > 0 || g.Bootstrap || g.Sources
 	for _, ls := range g.Lock.Suites {
 		s, ok := g.suites[ls.Alias+" "+ls.Name]
 		if !ok {
@@ -264,26 +273,31 @@ func (g *gatherer) lockedSuite(ctx context.Context, s *suite, ls lock.Suite) (bo
 	if err != nil || data == nil {
 		return false, err
 	}
-	if err := g.verified(s, data, ls.Date); err != nil {
+	e := evidence{inRelease: ls.InRelease}
+	if e.release, err = g.verified(s, data, ls.Date); err != nil {
 		return false, err
 	}
-	e := evidence{inRelease: ls.InRelease}
 	for _, i := range ls.Indices {
 		item := fetch.Item{Name: ls.Name + " " + i.Path, Path: i.Path, Alias: ls.Alias, Size: i.Size, SHA256: i.SHA256}
 		if at := strings.LastIndex(i.Path, "/"); at > 0 {
 			item.First = i.Path[:at] + "/by-hash/SHA256/" + i.SHA256
 		}
-		if err := fetch.Fetch(ctx, g.Cache, g.Locations, []fetch.Item{item}, g.Fetch); err != nil {
-			if ctx.Err() != nil {
-				return false, ctx.Err()
-			}
-			g.Log.Debugf("%s of the lock: %v", i.Path, err)
-			return false, nil
+		if had, err := g.try(ctx, item); err != nil || !had {
+			return false, err
 		}
 		e.indices = append(e.indices, apt.Index(i))
 	}
 	s.evidence = append(s.evidence, e)
 	s.indices = append(s.indices, e.indices...)
+	return true, nil
+}
+
+// try gets what may no longer be to be had.
+func (g *gatherer) try(ctx context.Context, item fetch.Item) (had bool, err error) {
+	if err := fetch.Fetch(ctx, g.Cache, g.Locations, []fetch.Item{item}, g.Fetch); err != nil {
+		g.Log.Debugf("%s: %v", item.Name, err)
+		return false, ctx.Err()
+	}
 	return true, nil
 }
 
@@ -312,13 +326,13 @@ func (g *gatherer) inRelease(ctx context.Context, ls lock.Suite) ([]byte, error)
 }
 
 // verified reads the fields of an upstream Release, as of the time it was current.
-func (g *gatherer) verified(s *suite, data []byte, when time.Time) error {
+func (g *gatherer) verified(s *suite, data []byte, when time.Time) (*apt.Release, error) {
 	text, _, err := apt.VerifyInRelease(data, g.Distribution.Keyring, s.spec.SignedBy, when.Add(time.Hour))
 	if err != nil {
-		return fmt.Errorf("upstream's InRelease of %s: %w", s.name, err)
+		return nil, fmt.Errorf("upstream's InRelease of %s: %w", s.name, err)
 	}
 	s.release, err = apt.ParseRelease(text)
-	return err
+	return s.release, err
 }
 
 // today loads the archives as the mirrors serve them now.
@@ -343,10 +357,11 @@ func (g *gatherer) today(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if err := g.verified(s, data, as.Date); err != nil {
+		release, err := g.verified(s, data, as.Date)
+		if err != nil {
 			return err
 		}
-		s.evidence = append(s.evidence, evidence{as.InReleaseSHA256, as.Indices})
+		s.evidence = append(s.evidence, evidence{as.InReleaseSHA256, release, as.Indices})
 		for _, i := range as.Indices {
 			if !slices.Contains(s.indices, i) {
 				s.indices = append(s.indices, i)
@@ -456,6 +471,7 @@ func (g *gatherer) packages(ctx context.Context) error {
 					return nil
 				}
 				found[sum] = true
+				g.built[sourceOf(s.spec.Alias, p.Get)] = item.Name
 				s.list(component, sum, repository.Paragraph{Name: p.Get("Package"), Version: p.Get("Version"), Text: p.AppendText(nil)})
 				return nil
 			})
@@ -523,6 +539,7 @@ func (g *gatherer) describe(ctx context.Context, orphans []fetch.Item) error {
 		text := fields.String() + fmt.Sprintf("Filename: %s\nSize: %d\nSHA256: %s\n", item.Path, item.Size, item.SHA256)
 		spec, _ := g.Distribution.Archive(item.Alias)
 		s := g.suites[spec.Alias+" "+spec.Suites[0]]
+		g.built[sourceOf(spec.Alias, fields.Get)] = item.Name
 		s.list(g.Distribution.Components[0], item.SHA256, repository.Paragraph{Name: fields.Get("Package"), Version: fields.Get("Version"), Text: []byte(text)})
 	}
 	return nil
@@ -531,7 +548,7 @@ func (g *gatherer) describe(ctx context.Context, orphans []fetch.Item) error {
 // repositories makes the indices of every suite, and puts the evidence beside.
 func (g *gatherer) repositories() error {
 	for _, s := range g.order {
-		r := repository.Suite{Name: s.name, Date: g.Date, Arch: g.Distribution.Arch, Components: g.Distribution.Components, Packages: s.paragraphs, Keys: g.Keys}
+		r := repository.Suite{Name: s.name, Date: g.Date, Arch: g.Distribution.Arch, Components: g.Distribution.Components, Packages: s.paragraphs, Sources: s.sources, Keys: g.Keys}
 		if s.release == nil {
 			r.Codename = s.name // the lock has nothing of it
 		} else {

@@ -45,6 +45,7 @@ func bundleFlags() []cli.Flag {
 		&cli.StringFlag{Name: "output", Aliases: []string{"o"}, Usage: "empty `DIR` for the volumes", Value: "media"},
 		&cli.StringSliceFlag{Name: "package", Usage: "carry `NAME` too, with all that it depends on"},
 		&cli.BoolFlag{Name: "bootstrap", Usage: "carry what debootstrap and mmdebstrap install, too"},
+		&cli.BoolFlag{Name: "sources", Usage: "carry the source packages of all packages, too"},
 		&cli.StringSliceFlag{Name: "suite", Usage: "with --all: carry the whole of this `SUITE`"},
 		&cli.BoolFlag{Name: "all", Usage: "carry every package of the suites named with --suite"},
 		&cli.StringSliceFlag{Name: "image", Usage: "carry an OCI image: `NAME:TAG=SOURCE`, the source being oci:DIR, docker-archive:FILE or HOST/REPOSITORY:TAG"},
@@ -129,7 +130,7 @@ func makeBundle(c *cli.Context, r *receipt.Receipt) error {
 	for _, w := range keys.Warnings(time.Now()) {
 		s.log.Warn(w)
 	}
-	req := mirror.Request{Extra: c.StringSlice("package"), Bootstrap: c.Bool("bootstrap"), All: c.StringSlice("suite"),
+	req := mirror.Request{Extra: c.StringSlice("package"), Bootstrap: c.Bool("bootstrap"), Sources: c.Bool("sources"), All: c.StringSlice("suite"),
 		Receipt: r, Volume: volumeSize, Site: keys.Name()}
 	if req.Lock, err = lock.Read(s.lockFile(c)); err != nil {
 		return err
@@ -206,10 +207,13 @@ func printBundle(c *cli.Context, r mirror.Result) error {
 	}
 	out := c.App.Writer
 	fmt.Fprintf(out, "%s, edition %d (%s), %s\n", r.Site, r.Edition, what, r.Date)
-	fmt.Fprintf(out, "the mirror will hold %d files, %s, %d packages; the bundle brings %s, of which %s must be downloaded\n",
-		r.Files, progress.Size(r.Size), r.Packages, progress.Size(r.Carried), progress.Size(r.Download))
+	fmt.Fprintf(out, "the mirror will hold %d files, %s, %d packages, %d source packages; the bundle brings %s, of which %s must be downloaded\n",
+		r.Files, progress.Size(r.Size), r.Packages, r.Sources, progress.Size(r.Carried), progress.Size(r.Download))
 	if n := len(r.Unproven); n > 0 {
 		fmt.Fprintf(out, "%d packages are no longer listed by their archive; the lock and the site's key vouch for them: %s\n", n, strings.Join(r.Unproven[:min(n, 5)], ", "))
+	}
+	if n := len(r.NoSource); n > 0 {
+		fmt.Fprintf(out, "the archive no longer has the source of %d packages: %s\n", n, strings.Join(r.NoSource[:min(n, 5)], ", "))
 	}
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	for _, v := range r.Volumes {

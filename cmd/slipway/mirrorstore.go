@@ -285,8 +285,8 @@ func verifyStore(c *cli.Context) error {
 		for _, f := range report.Wrong {
 			fmt.Fprintln(c.App.Writer, f)
 		}
-		fmt.Fprintf(c.App.Writer, "%s, edition %d: %d files, %s; %d packages, of which upstream's signatures cover %d; %d OCI manifests; %d things are wrong\n",
-			report.Site, report.Edition, report.Files, progress.Size(report.Size), report.Packages, report.Proven, report.Images, len(report.Wrong))
+		fmt.Fprintf(c.App.Writer, "%s, edition %d: %d files, %s; %d packages and %d source packages, of which upstream's signatures cover %d; %d OCI manifests; %d things are wrong\n",
+			report.Site, report.Edition, report.Files, progress.Size(report.Size), report.Packages, report.Sources, report.Proven, report.Images, len(report.Wrong))
 	}
 	if n := len(report.Wrong); n > 0 {
 		return fault.New(fault.Integrity, "the mirror in %s is not whole: %d things are wrong", c.String("store"), n).

@@ -7,8 +7,10 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -28,6 +30,8 @@ import (
 type Archive struct {
 	Dir  string // base URL is fetch.FileURL(Dir)
 	Date time.Time
+	// Sources are source packages that Publish adds, each as name_version.
+	Sources []string
 	// Fields are put into the Release file as they are, each a line.
 	Fields []string
 	// Tamper, if set, gets the signed InRelease before it is written.
@@ -97,13 +101,34 @@ func (a *Archive) Publish(packages ...string) {
 	for _, fields := range packages {
 		index.WriteString(a.paragraph(strings.TrimSpace(fields)) + "\n\n")
 	}
-	var compressed bytes.Buffer
-	w, err := xz.NewWriter(&compressed)
+	a.publish(map[string][]byte{"main/binary-amd64/Packages.xz": a.compress(index.String()), "main/source/Sources.xz": a.compress(a.sources())})
+}
+
+func (a *Archive) compress(text string) []byte {
+	a.t.Helper()
+	var b bytes.Buffer
+	w, err := xz.NewWriter(&b)
 	a.must(err)
-	_, err = w.Write([]byte(index.String()))
+	_, err = w.Write([]byte(text))
 	a.must(err)
 	a.must(w.Close())
-	a.PublishIndex("main/binary-amd64/Packages.xz", compressed.Bytes())
+	return b.Bytes()
+}
+
+// sources writes the source packages to the pool and returns their index.
+func (a *Archive) sources() string {
+	var index strings.Builder
+	for _, s := range a.Sources {
+		name, version, _ := strings.Cut(s, "_")
+		fmt.Fprintf(&index, "Package: %s\nVersion: %s\nBinary: %s\nArchitecture: any\nFormat: 3.0 (native)\nDirectory: pool/%s\nChecksums-Sha256:\n", name, version, name, name)
+		for _, ext := range []string{".dsc", ".tar.xz"} {
+			content := []byte("the source " + s + ext)
+			a.write("pool/"+name+"/"+s+ext, content)
+			fmt.Fprintf(&index, " %s %d %s\n", hashOf(content), len(content), s+ext)
+		}
+		index.WriteString("\n")
+	}
+	return index.String()
 }
 
 // paragraph completes a package's fields and writes its .deb to the pool.
@@ -133,12 +158,21 @@ func (a *Archive) paragraph(fields string) string {
 // PublishIndex writes a signed Release that lists one file with these bytes.
 func (a *Archive) PublishIndex(path string, content []byte) {
 	a.t.Helper()
-	a.write("dists/test/"+path, content)
+	a.publish(map[string][]byte{path: content})
+}
+
+// publish writes a signed Release that lists these files.
+func (a *Archive) publish(files map[string][]byte) {
+	a.t.Helper()
 	lines := append([]string{
 		"Origin: Test", "Suite: test", "Codename: test", "Architectures: amd64", "Components: main",
 		"Date: " + a.Date.UTC().Format("Mon, 02 Jan 2006 15:04:05 MST"),
 	}, a.Fields...)
-	lines = append(lines, "SHA256:", fmt.Sprintf(" %s %d %s", hashOf(content), len(content), path))
+	lines = append(lines, "SHA256:")
+	for _, path := range slices.Sorted(maps.Keys(files)) {
+		a.write("dists/test/"+path, files[path])
+		lines = append(lines, fmt.Sprintf(" %s %d %s", hashOf(files[path]), len(files[path]), path))
+	}
 	a.PublishRelease(strings.Join(lines, "\n") + "\n")
 }
 

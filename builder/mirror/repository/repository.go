@@ -3,7 +3,7 @@
 //
 // In: the suite's fields as upstream has them, and the paragraphs of the packages, word for
 // word as upstream's index has them. Out: Packages, plain and compressed, both also under
-// their hash, Release, InRelease and Release.gpg. Origin, Label, Suite and Codename stay as upstream's,
+// their hash, Release, InRelease and Release.gpg, and Sources likewise where source packages are carried. Origin, Label, Suite and Codename stay as upstream's,
 // so that pins and policies of the clients go on to work. The format is the Debian wiki's
 // "DebianRepository/Format".
 //
@@ -37,6 +37,7 @@ type Suite struct {
 	Arch          string
 	Components    []string
 	Packages      map[string][]Paragraph // by component
+	Sources       map[string][]Paragraph // source packages by component; nil: no index of them
 	Keys          []*sign.Key
 }
 
@@ -60,19 +61,30 @@ func Files(s Suite) ([]File, error) {
 	base := "dists/" + s.Name + "/"
 	var files []File
 	var sums []string
-	for _, component := range s.Components {
-		dir := component + "/binary-" + s.Arch + "/"
-		plain := index(s.Packages[component])
+	add := func(dir, name string, paragraphs []Paragraph) error {
+		plain := index(paragraphs)
 		compressed, err := compress(plain)
 		if err != nil {
-			return nil, err
+			return err
 		}
-		for _, f := range []File{{"Packages", plain}, {"Packages.xz", compressed}} {
+		for _, f := range []File{{name, plain}, {name + ".xz", compressed}} {
 			sum := hashOf(f.Content)
 			files = append(files,
 				File{base + dir + "by-hash/SHA256/" + sum, f.Content},
 				File{base + dir + f.Path, f.Content})
 			sums = append(sums, fmt.Sprintf(" %s %d %s", sum, len(f.Content), dir+f.Path))
+		}
+		return nil
+	}
+	for _, component := range s.Components {
+		if err := add(component+"/binary-"+s.Arch+"/", "Packages", s.Packages[component]); err != nil {
+			return nil, err
+		}
+		if s.Sources == nil {
+			continue
+		}
+		if err := add(component+"/source/", "Sources", s.Sources[component]); err != nil {
+			return nil, err
 		}
 	}
 	text := s.release(sums)

@@ -11,7 +11,9 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -42,7 +44,8 @@ type Report struct {
 	Files    int    `json:"files"`
 	Size     int64  `json:"size"`     // bytes that were hashed
 	Packages int    `json:"packages"` // listed under the site's signature
-	Proven   int    `json:"proven"`   // of those, covered by a signature of upstream
+	Sources  int    `json:"sources"`  // source packages, likewise
+	Proven   int    `json:"proven"`   // of both, covered by a signature of upstream
 	Images   int    `json:"images"`   // OCI manifests
 	Wrong    []Flaw `json:"wrong"`
 }
@@ -256,8 +259,10 @@ func (v *verifier) upstream(c *catalog.Catalog) (map[string]bool, error) {
 			continue
 		}
 		base, _, _ := strings.Cut(rest, "/dists/")
-		v.indices(c, "upstream/"+base+"/", path.Dir(f.Path)+"/", checked.Text, f.Path, func(_ string, p *apt.Paragraph) {
-			proven[p.Get("SHA256")] = true
+		v.indices(c, "upstream/"+base+"/", path.Dir(f.Path)+"/", checked.Text, f.Path, func(_ string, files map[string]apt.FileSum) {
+			for _, sum := range files {
+				proven[sum.SHA256] = true
+			}
 		})
 	}
 	return proven, nil
@@ -280,32 +285,53 @@ func (v *verifier) archives(c *catalog.Catalog, proven map[string]bool) error {
 			v.flaw("the site's signature is not right: "+err.Error(), f.Path)
 			continue
 		}
-		v.indices(c, base+"/", path.Dir(f.Path)+"/", checked.Text, f.Path, func(index string, p *apt.Paragraph) {
-			file := base + "/" + p.Get("Filename")
-			if have, ok := c.File(file); !ok || have.SHA256 != p.Get("SHA256") || fmt.Sprint(have.Size) != p.Get("Size") {
-				v.flaw(fmt.Sprintf("lists %s, which the mirror has not in that form", file), index)
-				return
-			}
-			if !listed[file] {
-				listed[file] = true
-				v.report.Packages++
-				if proven[p.Get("SHA256")] {
-					v.report.Proven++
+		v.indices(c, base+"/", path.Dir(f.Path)+"/", checked.Text, f.Path, func(index string, files map[string]apt.FileSum) {
+			fresh, covered := false, true
+			for name, sum := range files {
+				file := base + "/" + name
+				if have, ok := c.File(file); !ok || have.SHA256 != sum.SHA256 || have.Size != sum.Size {
+					v.flaw(fmt.Sprintf("lists %s, which the mirror has not in that form", file), index)
+					return
 				}
+				fresh, covered = fresh || !listed[file], covered && proven[sum.SHA256]
+				listed[file] = true
+			}
+			switch {
+			case !fresh:
+				return // another suite lists it too
+			case isSources(index):
+				v.report.Sources++
+			default:
+				v.report.Packages++
+			}
+			if covered {
+				v.report.Proven++
 			}
 		})
 	}
 	for _, f := range c.Files {
-		if strings.HasSuffix(f.Path, ".deb") && strings.Contains(f.Path, "/pool/") && !listed[f.Path] {
+		if strings.Contains(f.Path, "/pool/") && !listed[f.Path] {
 			v.flaw("no index under the site's signature lists it", f.Path)
 		}
 	}
 	return nil
 }
 
-// indices checks the indices that a signed Release names, and calls each for every package of them. base is
+// isSources says whether an index is one of source packages.
+func isSources(index string) bool { return strings.HasPrefix(path.Base(index), "Sources") }
+
+// filesOf are the files of a package, by its paragraph in an index.
+func filesOf(index string, p *apt.Paragraph) (map[string]apt.FileSum, error) {
+	if isSources(index) {
+		return apt.SourceFiles(p)
+	}
+	size, err := strconv.ParseInt(p.Get("Size"), 10, 64)
+	return map[string]apt.FileSum{p.Get("Filename"): {Size: size, SHA256: p.Get("SHA256")}}, err
+}
+
+// indices checks the indices that a signed Release names, and calls each with the files of every package of them. base is
 // the archive's place in the tree, dir the suite's.
-func (v *verifier) indices(c *catalog.Catalog, base, dir string, release []byte, from string, each func(index string, p *apt.Paragraph)) {
+func (v *verifier) indices(c *catalog.Catalog, base, dir string, release []byte, from string, each func(index string, files map[string]apt.FileSum)) {
 	rel, err := apt.ParseRelease(release)
 	if err != nil {
 		v.flaw(err.Error(), from)
@@ -322,7 +348,7 @@ func (v *verifier) indices(c *catalog.Catalog, base, dir string, release []byte,
 			v.flaw("is not the file that "+from+" signs", f.Path)
 			continue
 		}
-		if base := path.Base(name); base != "Packages.xz" && base != "Packages.gz" && (base != "Packages" || rel.Files[name+".xz"].SHA256 != "") || v.bad[f.SHA256] {
+		if !indexPattern.MatchString(name) || rel.Files[name+".xz"].SHA256 != "" || v.bad[f.SHA256] {
 			continue
 		}
 		read++
@@ -335,7 +361,10 @@ func (v *verifier) indices(c *catalog.Catalog, base, dir string, release []byte,
 	}
 }
 
-func (v *verifier) index(f catalog.File, rel *apt.Release, name string, each func(string, *apt.Paragraph)) error {
+// indexPattern is what indices of packages are called.
+var indexPattern = regexp.MustCompile(`/(Packages|Sources)(\.xz|\.gz)?$`)
+
+func (v *verifier) index(f catalog.File, rel *apt.Release, name string, each func(string, map[string]apt.FileSum)) error {
 	in, err := os.Open(v.blob(f.SHA256))
 	if err != nil {
 		return err
@@ -346,7 +375,13 @@ func (v *verifier) index(f catalog.File, rel *apt.Release, name string, each fun
 		unpacked = &plain
 	}
 	return apt.Decompress(in, apt.Index{Path: f.Path}, unpacked, func(r io.Reader) error {
-		return apt.EachParagraph(r, func(p *apt.Paragraph) error { each(f.Path, p); return nil })
+		return apt.EachParagraph(r, func(p *apt.Paragraph) error {
+			files, err := filesOf(name, p)
+			if err == nil {
+				each(f.Path, files)
+			}
+			return err
+		})
 	})
 }
 
