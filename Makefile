@@ -35,6 +35,7 @@ fuzz:
 
 ## make long         the cluster stories that take hours: two sites, orders of power-on with figures, upgrades, nodes that come and go
 long: setup bin/slipway
+	$(GO) test -tags long -run 'TestEveryFlippedBit|TestPowerCuts' -timeout 2h -v ./builder/mirror
 	$(GO) test -tags long -run 'TestAReplicaThatIsGone|TestPasswordsAndCertificates|TestAFailoverWithin' -timeout 30m -v ./firstboot/role/database
 	$(GO) test -tags long -run 'TestPostgresHA|TestOrders|TestUpgrade|TestNodesComeAndGo' -timeout 3h -v ./qemu-tests/cluster
 
@@ -61,7 +62,7 @@ drill: setup bin/slipway
 lint:
 	@fmt=$$(gofmt -l cmd builder firstboot internal qemu-tests); [ -z "$$fmt" ] || { echo "gofmt: $$fmt"; exit 1; }
 	$(GO) vet ./...
-	$(GO) vet -tags long ./qemu-tests/cluster ./firstboot/role/database
+	$(GO) vet -tags long ./qemu-tests/cluster ./firstboot/role/database ./builder/mirror
 
 setup:
 	@qemu-tests/setup
