@@ -19,6 +19,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 	"golang.org/x/crypto/ssh"
 
+	"github.com/slipwayhq/slipway/firstboot/operations"
 	"github.com/slipwayhq/slipway/firstboot/overview"
 	"github.com/slipwayhq/slipway/firstboot/pki"
 	"github.com/slipwayhq/slipway/firstboot/plan"
@@ -51,7 +52,8 @@ type site struct {
 	password  string // of the application's role
 	secrets   map[string]string
 	store     string
-	key       ssh.Signer // opens the nodes' SSH servers
+	key       ssh.Signer          // opens the nodes' SSH servers
+	cluster   *operations.Cluster // as operations reach it
 }
 
 // newSite seeds a topology and makes its machines, powered off. A power cut takes
@@ -67,7 +69,7 @@ func newSite(t *testing.T, file string) *site {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer v.Close()
+	t.Cleanup(func() { v.Close() })
 	_, private, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {
 		t.Fatal(err)
@@ -98,6 +100,10 @@ func newSite(t *testing.T, file string) *site {
 		Topology: top, Images: filepath.Dir(images.Path(t, "db-master", "qcow2")),
 		Seeds: filepath.Join(dir, "seeds"), Dir: filepath.Join(dir, "machines"), Volatile: true,
 	})
+	s.cluster = &operations.Cluster{
+		Plan: s.plan, TLS: v.AdminTLS,
+		Dial: func(ctx context.Context, _, address string) (net.Conn, error) { return s.Lab().Dial(ctx, address) },
+	}
 	return s
 }
 
