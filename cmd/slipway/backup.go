@@ -72,8 +72,11 @@ Exit status: 0, or 5 if no node tells of backups.
 
 Examples:
   slipway backups
-  slipway backups cluster.yaml --json | jq -r .to`,
-		Flags:        reachFlags(),
+  slipway backups cluster.yaml --json | jq -r .to
+  slipway backups --from orders-north              # of another cluster, before slipway restore --from`,
+		Flags: append([]cli.Flag{
+			&cli.StringFlag{Name: "from", Usage: "list the backups that the cluster `NAME` made; see backup.from in the topology"},
+		}, reachFlags()...),
 		BashComplete: completeFiles,
 		Action: func(c *cli.Context) error {
 			file, err := onlyFile(c)
@@ -84,11 +87,7 @@ Examples:
 			if err != nil {
 				return err
 			}
-			now, err := s.cluster.Look(c.Context)
-			if err != nil {
-				return err
-			}
-			kept, err := operations.Backups(s.cluster.Plan, now)
+			kept, err := listBackups(c, s.cluster)
 			if err != nil {
 				return err
 			}
@@ -98,6 +97,17 @@ Examples:
 			return printBackups(c, kept)
 		},
 	}
+}
+
+func listBackups(c *cli.Context, cluster *operations.Cluster) (*operations.Kept, error) {
+	if from := c.String("from"); from != "" {
+		return operations.BackupsFrom(c.Context, cluster, "", from)
+	}
+	now, err := cluster.Look(c.Context)
+	if err != nil {
+		return nil, err
+	}
+	return operations.Backups(cluster.Plan, now)
 }
 
 const secondForm = "2006-01-02 15:04:05"
@@ -124,6 +134,11 @@ func printBackups(c *cli.Context, kept *operations.Kept) error {
 	if kept.Running != "" {
 		fmt.Fprintf(out, "A %s backup is being made.\n", status.Clean(kept.Running))
 	}
+	if c.String("from") != "" {
+		fmt.Fprintf(out, "\nIn %s. The database can be brought back to any time from %s UTC to the end of the archive: slipway restore --from %s --to TIME.\n",
+			status.Clean(kept.Where), kept.From.UTC().Format(secondForm), c.String("from"))
+		return nil
+	}
 	fmt.Fprintf(out, "\nIn %s. The database can be brought back to any time from %s to %s UTC, if the archive has no gap in between (slipway status tells of one).\n",
 		status.Clean(kept.Where), kept.From.UTC().Format(secondForm), kept.To.UTC().Format(secondForm))
 	return nil
@@ -141,6 +156,10 @@ all. --to is a time with its zone (2026-03-01T14:05:00Z, 2026-03-01 14:05:00+01:
 latest: the end of the archive, for databases that are lost. All database nodes have to
 answer. The cluster's name has to be typed, or given with --confirm.
 
+--from CLUSTER restores what another cluster has backed up: its topology's backup.from says
+where that is. All that the database holds now is overwritten; this cluster archives the
+restored one under its own name from then on.
+
 --undo gives up a restore that cannot be ended, such as one to a time that the archive
 does not reach, and puts the former data back.` + operationHelp + `
 
@@ -148,9 +167,11 @@ Examples:
   slipway restore --to 2026-03-01T14:05:00Z
   slipway restore cluster.yaml --to latest --confirm orders
   slipway restore --to "2026-03-01 14:05:00+01:00" --set 20260222-013000F --dry-run
+  slipway restore --from orders-north --to latest
   slipway restore --undo`,
 		Flags: operationFlags(
 			&cli.StringFlag{Name: "to", Usage: "a `TIME`, or latest"},
+			&cli.StringFlag{Name: "from", Usage: "the `CLUSTER` that made the backup", DefaultText: "this one"},
 			&cli.StringFlag{Name: "set", Usage: "the `LABEL` of the backup to begin with", DefaultText: "the newest that was complete by then"},
 			&cli.StringFlag{Name: "on", Usage: "the `NODE` that restores", DefaultText: "the primary"},
 			&cli.BoolFlag{Name: "undo", Usage: "give up a restore, and put the former data back"},
@@ -175,7 +196,7 @@ Examples:
 			if c.Bool("undo") {
 				return runOperation(c, s, operations.RestoreUndo(s.cluster))
 			}
-			return runOperation(c, s, operations.Restore(s.cluster, database.Request{Target: target, Set: c.String("set"), Node: c.String("on")}))
+			return runOperation(c, s, operations.Restore(s.cluster, database.Request{Target: target, Set: c.String("set"), Node: c.String("on"), From: c.String("from")}))
 		},
 	}
 }

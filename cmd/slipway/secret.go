@@ -49,11 +49,12 @@ Examples:
 			},
 			{
 				Name:      "set",
-				Usage:     "keep a secret that was made elsewhere: the keys of S3-like storage",
+				Usage:     "keep a secret that was made elsewhere: the keys of S3-like storage, the passphrase of another cluster's backups",
 				ArgsUsage: "[FILE] NAME",
 				Description: `Reads the secret from standard input, one line, so that it stands in no list of processes
-and in no history. NAME is backup-s3-key or backup-s3-key-secret: whatever else there is was
-made for the cluster. The nodes get it with their next seeds.
+and in no history. NAME is backup-s3-key or backup-s3-key-secret; or restore-passphrase,
+restore-s3-key or restore-s3-key-secret, for backups that another cluster made. Whatever else
+there is was made for the cluster. The nodes get it with their next seeds.
 FILE is cluster.yaml unless another is named.
 
 Examples:
@@ -109,6 +110,10 @@ func secretPurpose(name string) string {
 		return "the passphrase of the backups: without it they are lost"
 	case plan.S3Key, plan.S3KeySecret:
 		return "the storage that keeps the backups"
+	case plan.SourceCipher:
+		return "the passphrase of the other cluster's backups that are restored from"
+	case plan.SourceS3Key, plan.SourceS3KeySecret:
+		return "the storage that keeps the other cluster's backups"
 	}
 	if owner, ok := strings.CutPrefix(name, plan.Database{}.PasswordKey()); ok {
 		return "the database user " + owner
@@ -143,7 +148,7 @@ func showSecret(c *cli.Context) error {
 }
 
 // settable are the secrets that slipway does not make itself.
-var settable = []string{plan.S3Key, plan.S3KeySecret}
+var settable = []string{plan.S3Key, plan.S3KeySecret, plan.SourceCipher, plan.SourceS3Key, plan.SourceS3KeySecret}
 
 // maxSecret bounds what is read of a secret.
 const maxSecret = 4096

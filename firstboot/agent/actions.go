@@ -21,7 +21,7 @@ func (r *run) actions() *actions.Server {
 		Actions: slices.Concat([]actions.Action{
 			database.Switchover, database.ForgetMember,
 			steps.Maintenance,
-			backup.Backup,
+			backup.Backup, backup.Taking, backup.Looking,
 			consensus.Expel,
 			steps.Take(r.membership), steps.Leave(r.membership),
 		}, database.Restoring, r.versions.Actions(r.lookAtVersions)),

@@ -95,6 +95,38 @@ func Backups(p *plan.Plan, now overview.Overview) (*Kept, error) {
 	return kept, nil
 }
 
+// BackupsFrom is what there is of backups that another cluster made, as a database
+// node sees them; "" is the first that the plan names. From and To are the ends of the
+// first and the last: how far the archive goes beyond is not known.
+func BackupsFrom(ctx context.Context, c *Cluster, node, from string) (*Kept, error) {
+	b := c.Plan.Backup
+	switch {
+	case b == nil || b.From == nil:
+		return nil, fault.New(fault.Input, "the cluster %s knows of no backups that another cluster made", c.Plan.Cluster).
+			WithMend("say under \"backup.from\" in its topology where they are, and seed anew; docs/backup.md tells more")
+	case b.From.Cluster != from:
+		return nil, fault.New(fault.Usage, "the cluster %s knows of backups that %s made, not of any by %s", c.Plan.Cluster, b.From.Cluster, from)
+	}
+	if all := c.Plan.AllDatabases(); node == "" && len(all) > 0 {
+		node = all[0].Name
+	}
+	kept := &Kept{}
+	kept.Where = b.Repository
+	if s := b.Reads(); s != nil {
+		kept.Where = "s3://" + s.Bucket + s.Path
+	}
+	if err := c.Act(ctx, node, backup.Looking.Name, backup.LookArgs{From: from}, &kept.Sets, func(string) {}); err != nil {
+		return nil, err
+	}
+	if kept.Sets == nil {
+		kept.Sets = []status.BackupSet{}
+	}
+	if first, last, ok := status.Window(&kept.Backup, nil); ok {
+		kept.From, kept.To = &first, &last
+	}
+	return kept, nil
+}
+
 // told is what the node that makes backups says of them, or nil.
 func told(now overview.Overview) *status.Backup {
 	for _, n := range now.Nodes {

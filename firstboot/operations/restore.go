@@ -1,6 +1,7 @@
 package operations
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -9,6 +10,7 @@ import (
 	"github.com/slipwayhq/slipway/firstboot/actions"
 	"github.com/slipwayhq/slipway/firstboot/overview"
 	"github.com/slipwayhq/slipway/firstboot/plan"
+	"github.com/slipwayhq/slipway/firstboot/role/backup"
 	"github.com/slipwayhq/slipway/firstboot/role/database"
 	"github.com/slipwayhq/slipway/firstboot/status"
 	"github.com/slipwayhq/slipway/internal/fault"
@@ -17,7 +19,7 @@ import (
 // Restore brings the whole database back to what it was at a time. One node
 // restores, all others clone it. What is under way already goes on where it was.
 func Restore(c *Cluster, want database.Request) Prepare {
-	return func(_ context.Context, now overview.Overview) (*Operation, error) {
+	return func(ctx context.Context, now overview.Overview) (*Operation, error) {
 		p := c.Plan
 		if p.Backup == nil {
 			_, err := maker(p, now)
@@ -41,17 +43,19 @@ func Restore(c *Cluster, want database.Request) Prepare {
 				WithMend("name another node with --on, or end it: slipway maintenance off %s", want.Node)
 		}
 		if underWay(now) == nil {
-			if err := reaches(p, now, want); err != nil {
+			if err := reaches(ctx, c, now, want); err != nil {
 				return nil, err
 			}
 		}
-		again := "slipway restore --to " + want.Target
-		if want.Set != "" {
-			again += " --set " + want.Set
+		title := "bring the database back to " + want.Target + " on " + want.Node
+		gone := "what was written since " + want.Target + " is gone from it"
+		if want.From != "" {
+			title = "overwrite the database with that of the cluster " + want.From + ", as it was at " + want.Target + ", on " + want.Node
+			gone = "all that it holds now is gone from it, its roles and their rights too: they are those of " + want.From
 		}
 		return &Operation{
-			Name: "restore", Title: "bring the database back to " + want.Target + " on " + want.Node, Again: again, Word: p.Cluster,
-			Warnings: []string{"the database stands still meanwhile, on every site; what was written since " + want.Target + " is gone from it",
+			Name: "restore", Title: title, Again: want.Again(), Word: p.Cluster,
+			Warnings: []string{"the database stands still meanwhile, on every site; " + gone,
 				"the former data are kept on each node until the restored database is seen to run; until etcd forgets, slipway restore --undo puts them back"},
 			Steps: restoreSteps(c, now, s, want),
 			Check: func(now overview.Overview) []string { return broughtBack(p, now) },
@@ -67,7 +71,7 @@ func RestoreUndo(c *Cluster) Prepare {
 			r := progress(now, n.Name)
 			steps = append(steps, deed(c, database.RestoreUndo, n.Name, "put the former data back on "+n.Name, r == nil, database.Request{}))
 			if r != nil && r.Taken {
-				return nil, fault.New(fault.Failed, "%s takes part in the restored database already", n.Name).WithMend("end it: slipway restore --to %s", r.Target)
+				return nil, fault.New(fault.Failed, "%s takes part in the restored database already", n.Name).WithMend("end it: %s", request(r).Again())
 			}
 		}
 		return &Operation{
@@ -133,6 +137,13 @@ func restoreSteps(c *Cluster, now overview.Overview, s plan.Site, want database.
 		// One that takes part may not have come as far as streaming: it is asked again.
 		add(database.RestoreJoin, name, what, ended(name))
 	}
+	if want.From != "" {
+		maker := cmp.Or(c.Plan.Backup.Repository, want.Node)
+		what := "have " + maker + " archive the database for cluster " + c.Plan.Cluster + " from now on, and make a first backup"
+		// Nothing is tidied before.
+		tidied := late && slices.ContainsFunc(all, func(n plan.Node) bool { return progress(now, n.Name) == nil })
+		add(backup.Taking, maker, what, tidied)
+	}
 	for _, n := range c.Plan.AllDatabases() {
 		add(database.RestoreTidy, n.Name, "delete the former data on "+n.Name, ended(n.Name))
 	}
@@ -154,6 +165,11 @@ func progress(now overview.Overview, name string) *status.Restore {
 	return nil
 }
 
+// request is what was asked for.
+func request(r *status.Restore) database.Request {
+	return database.Request{Target: r.Target, Set: r.Set, Node: r.Node, From: r.From}
+}
+
 // underWay is the restore that some node is at, or nil.
 func underWay(now overview.Overview) *status.Restore {
 	for _, n := range now.Nodes {
@@ -168,9 +184,9 @@ func underWay(now overview.Overview) *status.Restore {
 // the primary, or the first that there is.
 func restorer(p *plan.Plan, now overview.Overview, s plan.Site, want database.Request) (string, error) {
 	if r := underWay(now); r != nil {
-		if r.Target != want.Target || r.Set != want.Set || want.Node != "" && want.Node != r.Node {
+		if r.Target != want.Target || r.Set != want.Set || r.From != want.From || want.Node != "" && want.Node != r.Node {
 			return "", fault.New(fault.Failed, "a restore to %s on %s is under way", r.Target, r.Node).
-				WithMend("go on with it: slipway restore --to %s; or give it up: slipway restore --undo", r.Target)
+				WithMend("go on with it: %s; or give it up: slipway restore --undo", request(r).Again())
 		}
 		return r.Node, nil
 	}
@@ -229,19 +245,21 @@ func allAnswer(p *plan.Plan, now overview.Overview) error {
 }
 
 // reaches refuses a target that no backup leads to.
-func reaches(p *plan.Plan, now overview.Overview, want database.Request) error {
-	kept, err := Backups(p, now)
+func reaches(ctx context.Context, c *Cluster, now overview.Overview, want database.Request) error {
+	kept, err := source(ctx, c, now, want)
 	if err != nil {
 		return err
 	}
 	at, latest := want.Time()
 	var sets []string
 	for _, s := range kept.Sets {
-		if (want.Set == "" || s.Label == want.Set) && (latest || !s.Stop.After(at)) {
+		if (want.Set == "" || s.Label == want.Set) && (latest || s.CompleteBy(at)) {
 			sets = append(sets, s.Label)
 		}
 	}
 	switch {
+	case len(kept.Sets) == 0 && want.From != "":
+		return fault.New(fault.Failed, "there is no backup that the cluster %s made, in %s", want.From, kept.Where)
 	case len(kept.Sets) == 0:
 		return fault.New(fault.Failed, "there is no backup yet").WithMend("make one: slipway backup")
 	case len(sets) == 0:
@@ -251,6 +269,14 @@ func reaches(p *plan.Plan, now overview.Overview, want database.Request) error {
 		return fault.New(fault.Usage, "%s has not come yet", want.Target)
 	}
 	return nil
+}
+
+// source is what there is of backups to restore from.
+func source(ctx context.Context, c *Cluster, now overview.Overview, want database.Request) (*Kept, error) {
+	if want.From == "" {
+		return Backups(c.Plan, now)
+	}
+	return BackupsFrom(ctx, c, want.Node, want.From)
 }
 
 const timeForm = "2006-01-02 15:04:05 UTC"

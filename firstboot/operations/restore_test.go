@@ -102,6 +102,30 @@ func TestARestoreGoesOnWhereItWas(t *testing.T) {
 	}
 }
 
+func TestAnotherClustersDatabaseIsTakenForOnesOwnBeforeAnythingIsDeleted(t *testing.T) {
+	cluster, now := restorable()
+	at(now, "a1", status.Restore{Aside: true, From: "north"})
+	op, err := Restore(cluster, database.Request{Target: restoreTo, From: "north"})(t.Context(), now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	words := left(op)
+	take := slices.Index(words, "have keep archive the database for cluster orders from now on, and make a first backup")
+	if take < slices.Index(words, "clone the database to b1") || take+1 != slices.Index(words, "delete the former data on a1") {
+		t.Errorf("the steps are\n%s", strings.Join(words, "\n"))
+	}
+	if !strings.Contains(op.Title, "overwrite the database with that of the cluster north") || op.Word != "orders" || op.Again != "slipway restore --to "+restoreTo+" --from north" ||
+		!strings.Contains(op.Warnings[0], "all that it holds now is gone") {
+		t.Errorf("it is shown as %+v", op)
+	}
+	// One node has tidied: the repository has taken it.
+	cluster, now = restorable()
+	at(now, "a2", status.Restore{Taken: true, From: "north"})
+	if op, err = Restore(cluster, database.Request{Target: restoreTo, From: "north"})(t.Context(), now); err != nil || slices.Contains(left(op), words[take]) {
+		t.Errorf("%v, left is %q", err, left(op))
+	}
+}
+
 func TestARestoreIsRefusedWithItsReason(t *testing.T) {
 	for _, c := range []struct {
 		want  string
@@ -117,6 +141,9 @@ func TestARestoreIsRefusedWithItsReason(t *testing.T) {
 		{"makes no backups", database.Request{Target: restoreTo}, func(c *Cluster, _ *overview.Overview) { c.Plan.Backup = nil }},
 		{"there is no backup yet", database.Request{Target: restoreTo}, func(_ *Cluster, now *overview.Overview) { now.Nodes[3].Report.Cluster.Backup.Sets = nil }},
 		{"a1 does not answer", database.Request{Target: restoreTo}, func(_ *Cluster, now *overview.Overview) { now.Nodes[0].Report = nil }},
+		{"knows of no backups that another cluster made", database.Request{Target: restoreTo, From: "north"}, nil},
+		{"knows of backups that south made", database.Request{Target: restoreTo, From: "north"}, func(c *Cluster, _ *overview.Overview) { c.Plan.Backup.From = &plan.Source{Cluster: "south"} }},
+		{"a restore to " + restoreTo + " on a2 is under way", database.Request{Target: restoreTo, From: "north"}, func(_ *Cluster, now *overview.Overview) { at(*now, "a1", status.Restore{Aside: true}) }},
 		{"a restore to " + restoreTo + " on a2 is under way", database.Request{Target: database.Latest}, func(_ *Cluster, now *overview.Overview) { at(*now, "a1", status.Restore{Aside: true}) }},
 	} {
 		cluster, now := restorable()

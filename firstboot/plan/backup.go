@@ -20,6 +20,14 @@ const (
 	S3KeySecret  = "backup-s3-key-secret"
 )
 
+// Names of the secrets of backups that another cluster made; all are the
+// administrator's to give, from that cluster's store.
+const (
+	SourceCipher      = "restore-passphrase"
+	SourceS3Key       = "restore-s3-key"
+	SourceS3KeySecret = "restore-s3-key-secret"
+)
+
 // Backup says where the database's backups and its WAL are kept, and for how long.
 type Backup struct {
 	// Repository is the node that keeps them, "" where S3 does.
@@ -35,6 +43,28 @@ type Backup struct {
 	ArchiveTimeout int `json:"archive_timeout"`
 	// WALQueue is how much WAL may wait for the repository, MiB.
 	WALQueue int `json:"wal_queue"`
+	// From are backups that another cluster made, to be restored from; nil for none.
+	From *Source `json:"from,omitempty"`
+}
+
+// Source is where the backups of another cluster are.
+type Source struct {
+	Cluster string `json:"cluster"`
+	// S3 is nil where they are beside this cluster's own: in its repository, or in its
+	// bucket.
+	S3 *S3 `json:"s3,omitempty"`
+}
+
+// Reads is the storage that databases read another cluster's backups from by
+// themselves, or nil where the repository does that for them.
+func (b *Backup) Reads() *S3 {
+	switch {
+	case b == nil || b.From == nil:
+		return nil
+	case b.From.S3 != nil:
+		return b.From.S3
+	}
+	return b.S3
 }
 
 // S3 is storage that speaks the protocol of Amazon S3.
@@ -44,6 +74,9 @@ type S3 struct {
 	Region   string `json:"region"`
 	Path     string `json:"path"`
 	Style    string `json:"style"` // host or path: where requests name the bucket
+	// CA are the authorities that the storage's certificate may be of, PEM; "": those
+	// that Debian trusts.
+	CA string `json:"ca,omitempty"`
 }
 
 // Stanza is what pgBackRest calls the database. All sites of a cluster are one: a

@@ -2,6 +2,7 @@ package seeding
 
 import (
 	"bytes"
+	"maps"
 	"net/netip"
 	"slices"
 	"time"
@@ -101,7 +102,8 @@ func (w *writer) requests(n topology.Node) []pki.Request {
 // promoted its databases are those of the first.
 // A product has the password of its own database.
 // Whoever makes the backups has their passphrase: the repository, or with S3 the
-// databases, which need the storage's keys then.
+// databases, which need the storage's keys then. So it is with those that another
+// cluster made.
 func (w *writer) secrets(n topology.Node) (map[string]string, error) {
 	out := map[string]string{}
 	database := plan.DatabaseRole(n.Role)
@@ -116,7 +118,8 @@ func (w *writer) secrets(n topology.Node) (map[string]string, error) {
 			return nil, err
 		}
 	}
-	s3 := database && w.plan.Backup != nil && w.plan.Backup.S3 != nil
+	b := w.plan.Backup
+	s3 := database && b != nil && b.S3 != nil
 	for _, name := range Passwords(w.plan, plan.Node{Name: n.Name, Role: n.Role}) {
 		out[name] = w.v.EnsureSecret(name)
 	}
@@ -126,15 +129,26 @@ func (w *writer) secrets(n topology.Node) (map[string]string, error) {
 	if w.plan.Keeps(n.Name) || s3 {
 		out[plan.BackupCipher] = w.v.EnsureSecret(plan.BackupCipher)
 	}
+	given := map[string]string{} // by the administrator, and what for
 	if s3 {
-		for _, name := range []string{plan.S3Key, plan.S3KeySecret} {
-			value, err := w.v.Secret(name)
-			if err != nil {
-				return nil, fault.New(fault.Input, "backups are to be kept on S3, and the store %s has no secret %s", w.v.Dir(), name).
-					WithMend("slipway secret set %s %s < FILE", w.t.Path(), name)
-			}
-			out[name] = value
+		given[plan.S3Key], given[plan.S3KeySecret] = "backups are to be kept on S3", "backups are to be kept on S3"
+	}
+	if b != nil && b.From != nil {
+		why := "there are backups of the cluster " + b.From.Cluster + " to restore from"
+		if reads := b.Reads(); reads == nil && w.plan.Keeps(n.Name) || reads != nil && database {
+			given[plan.SourceCipher] = why
 		}
+		if b.From.S3 != nil && database {
+			given[plan.SourceS3Key], given[plan.SourceS3KeySecret] = why, why
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(given)) {
+		value, err := w.v.Secret(name)
+		if err != nil {
+			return nil, fault.New(fault.Input, "%s, and the store %s has no secret %s", given[name], w.v.Dir(), name).
+				WithMend("slipway secret set %s %s < FILE", w.t.Path(), name)
+		}
+		out[name] = value
 	}
 	return out, nil
 }

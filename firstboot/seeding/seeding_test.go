@@ -541,3 +541,47 @@ func TestTheKeysOfS3AreTheAdministratorsToGive(t *testing.T) {
 		t.Errorf("a balancer has the secrets %v", keys(m.Secrets))
 	}
 }
+
+func TestTheSecretsOfAnotherClustersBackupsGoToWhoeverReadsThem(t *testing.T) {
+	const s3 = "s3: {endpoint: s3.example.org, bucket: shop, region: eu-1}"
+	keep := "  - {name: keep, role: repository, site: a, nics: [{network: lan, address: 192.0.2.31}]}\n"
+	for _, c := range []struct {
+		backup, node string
+		want         []string // of the administrator's secrets, those that the node has
+	}{
+		{"repository: keep, from: {cluster: north}", "keep", []string{plan.SourceCipher}},
+		{"repository: keep, from: {cluster: north}", "a-db1", nil},
+		{"repository: keep, from: {cluster: north, " + s3 + "}", "keep", nil},
+		{"repository: keep, from: {cluster: north, " + s3 + "}", "a-db1", []string{plan.SourceCipher, plan.SourceS3Key, plan.SourceS3KeySecret}},
+		{s3 + ", from: {cluster: north}", "b-db1", []string{plan.S3Key, plan.S3KeySecret, plan.SourceCipher}},
+		{s3 + ", from: {cluster: north}", "a-lb1", nil},
+	} {
+		b := newBench(t)
+		text := strings.Replace(shop, "nodes:\n", "backup: {"+c.backup+"}\nnodes:\n", 1)
+		if strings.Contains(c.backup, "keep") {
+			text += keep
+		}
+		if _, err := b.tryWrite(t.Context(), text, Options{}); fault.Of(err) != fault.Input || !strings.Contains(fault.Mend(err), "slipway secret set") {
+			t.Errorf("%s: without secrets: %v", c.backup, err)
+		}
+		v := b.open()
+		given := []string{plan.S3Key, plan.S3KeySecret, plan.SourceCipher, plan.SourceS3Key, plan.SourceS3KeySecret}
+		for _, name := range given {
+			v.SetSecret(name, "the "+name)
+		}
+		if err := v.Save(); err != nil {
+			t.Fatal(err)
+		}
+		v.Close()
+		b.write(text, Options{})
+		var got []string
+		for _, name := range given {
+			if b.member(c.node).Secrets[name] == "the "+name {
+				got = append(got, name)
+			}
+		}
+		if !slices.Equal(got, c.want) {
+			t.Errorf("%s: %s has %v, want %v", c.backup, c.node, got, c.want)
+		}
+	}
+}

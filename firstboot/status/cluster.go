@@ -84,10 +84,11 @@ type Database struct {
 type Restore struct {
 	Target string `json:"target"` // a time, or latest
 	Set    string `json:"set,omitempty"`
-	Node   string `json:"node"`  // restores; the others clone it
-	Aside  bool   `json:"aside"` // Patroni is stopped, the former data are kept beside
-	Back   bool   `json:"back"`  // the restored database is there, on Node
-	Taken  bool   `json:"taken"` // this node takes part again; the former data are still there
+	From   string `json:"from,omitempty"` // the cluster that made the backup; "" is this one
+	Node   string `json:"node"`           // restores; the others clone it
+	Aside  bool   `json:"aside"`          // Patroni is stopped, the former data are kept beside
+	Back   bool   `json:"back"`           // the restored database is there, on Node
+	Taken  bool   `json:"taken"`          // this node takes part again; the former data are still there
 }
 
 // Archiver is how the primary's WAL gets into the archive.
@@ -121,6 +122,10 @@ type BackupSet struct {
 	Stored   int64     `json:"stored"` // what this backup takes in the repository
 	Damaged  bool      `json:"damaged,omitempty"`
 }
+
+// CompleteBy reports whether a database can be brought back to a time with the backup:
+// whether it had ended, which is known to the second.
+func (s BackupSet) CompleteBy(at time.Time) bool { return !s.Stop.Add(time.Second).After(at) }
 
 // DatabaseMember is a PostgreSQL instance under Patroni, in Patroni's words.
 type DatabaseMember struct {

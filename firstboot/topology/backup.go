@@ -1,6 +1,11 @@
 package topology
 
 import (
+	"bytes"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
 	"net/netip"
 	"regexp"
 	"slices"
@@ -49,6 +54,16 @@ func (v value) backup() *plan.Backup {
 		size, _ := v.size(256*profile.MiB, 64*profile.TiB)
 		b.WALQueue = int(size / profile.MiB)
 	}
+	if v, ok := o.get("from"); ok {
+		o := v.object("from")
+		b.From = &plan.Source{}
+		if v, ok := o.need("cluster", "name the cluster that made the backups"); ok {
+			b.From.Cluster, _ = v.text()
+		}
+		if v, ok := o.get("s3"); ok {
+			b.From.S3 = v.s3()
+		}
+	}
 	return b
 }
 
@@ -88,6 +103,9 @@ func (v value) s3() *plan.S3 {
 			v.fail("write host, or path for storage that has no host name for each bucket", "%q is no style of requests", short(s.Style))
 		}
 	}
+	if v, ok := o.get("ca"); ok {
+		s.CA, _ = v.text()
+	}
 	return s
 }
 
@@ -122,7 +140,10 @@ func (c *checker) backup() {
 	case b.Repository != "":
 		c.keeper(b.Repository)
 	case b.S3 != nil:
-		c.storage(b.S3)
+		c.storage("backup.s3", b.S3)
+	}
+	if b.From != nil {
+		c.source(b)
 	}
 	if len(c.found.Errors()) == 0 && b.Full == "" && b.Diff != "" {
 		c.doubt("backup.schedule.full", "give a time of the week", "without new full backups each differential one grows, and nothing is ever taken away")
@@ -155,30 +176,69 @@ func (c *checker) keeper(name string) {
 	}
 }
 
+// source checks where another cluster's backups are.
+func (c *checker) source(b *plan.Backup) {
+	switch name := b.From.Cluster; {
+	case name == "":
+	case !label.MatchString(name):
+		c.wrong("backup.from.cluster", "write the name that its topology has", "%q is no cluster's name", short(name))
+	case name == c.Name && b.From.S3 == nil:
+		c.wrong("backup.from", "take it out: a cluster's own backups are restored without --from; or give the s3 that another cluster of this name had", "%s is this cluster", short(name))
+	}
+	if b.From.S3 != nil {
+		c.storage("backup.from.s3", b.From.S3)
+	}
+}
+
+// authorities are a text's certificates, or what is wrong with it.
+func authorities(text string) error {
+	rest := []byte(text)
+	for n := 0; ; n++ {
+		block, after := pem.Decode(rest)
+		switch {
+		case block == nil && n > 0 && len(bytes.TrimSpace(rest)) == 0:
+			return nil
+		case block == nil:
+			return errors.New("something that is no certificate")
+		case block.Type != "CERTIFICATE":
+			return fmt.Errorf("a %s", strings.ToLower(block.Type))
+		}
+		if _, err := x509.ParseCertificate(block.Bytes); err != nil {
+			return errors.New("a certificate that cannot be read")
+		}
+		rest = after
+	}
+}
+
 // storage checks how storage is reached.
-func (c *checker) storage(s *plan.S3) {
+func (c *checker) storage(field string, s *plan.S3) {
 	host, port, given := strings.Cut(s.Endpoint, ":")
 	number, err := strconv.Atoi(port)
 	_, address := netip.ParseAddr(host)
 	switch {
 	case s.Endpoint == "":
 	case strings.Contains(s.Endpoint, "/"):
-		c.wrong("backup.s3.endpoint", "write the host name alone, without https:// and without the bucket", "%q is no host name", short(s.Endpoint))
+		c.wrong(field+".endpoint", "write the host name alone, without https:// and without the bucket", "%q is no host name", short(s.Endpoint))
 	case !hostOrAddress(host) || given && (err != nil || number < 1 || number > 65535):
-		c.wrong("backup.s3.endpoint", "write it as in s3.example.org or s3.example.org:9000", "%q is no host name", short(s.Endpoint))
+		c.wrong(field+".endpoint", "write it as in s3.example.org or s3.example.org:9000", "%q is no host name", short(s.Endpoint))
 	case address == nil && s.Style == "host":
-		c.wrong("backup.s3.style", "write \"style: path\"", "an address cannot have the bucket's name in front")
+		c.wrong(field+".style", "write \"style: path\"", "an address cannot have the bucket's name in front")
 	}
 	for _, f := range []struct {
-		field, value, mend string
-		form               *regexp.Regexp
+		name, value, mend string
+		form              *regexp.Regexp
 	}{
 		{"bucket", s.Bucket, "use small letters, digits, hyphens and dots, 3 to 63", bucketName},
 		{"region", s.Region, "write it as in eu-central-1", regionName},
 		{"path", s.Path, "write it as in /backups/orders", s3Path},
 	} {
 		if f.value != "" && !f.form.MatchString(f.value) {
-			c.wrong("backup.s3."+f.field, f.mend, "%q cannot be used", short(f.value))
+			c.wrong(field+"."+f.name, f.mend, "%q cannot be used", short(f.value))
+		}
+	}
+	if s.CA != "" {
+		if err := authorities(s.CA); err != nil {
+			c.wrong(field+".ca", "write the storage's authority in PEM after \"ca: |\", beginning with -----BEGIN CERTIFICATE-----", "holds %v", err)
 		}
 	}
 }

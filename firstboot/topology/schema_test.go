@@ -6,11 +6,15 @@ import (
 	"maps"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/santhosh-tekuri/jsonschema/v6"
 	"gopkg.in/yaml.v3"
+
+	"github.com/slipwayhq/slipway/firstboot/pki"
 )
 
 func compiled(t *testing.T) *jsonschema.Schema {
@@ -49,6 +53,16 @@ func asJSON(t *testing.T, text string) any {
 	return out
 }
 
+// authority is a certificate, PEM.
+func authority(t *testing.T) string {
+	t.Helper()
+	a, err := pki.NewAuthority(pki.ClusterAuthority, "storage", time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pki.EncodeCertificate(a.Cert.Raw)
+}
+
 func TestTheSchemaTakesWhatIsRight(t *testing.T) {
 	s := compiled(t)
 	texts := map[string]string{"base": base, "a site that is left empty": spoil(t, "a: {}", "a:"),
@@ -60,7 +74,9 @@ func TestTheSchemaTakesWhatIsRight(t *testing.T) {
 		"desktops": withDesktops(t, "on: balancers", "on: balancers, ports: {http: 8080, https: 8443, gateway: 10444, tunnel: 1444}, certificate: {chain: vdi.pem, key: vdi.key}")}
 	for _, fields := range []string{"repository: bak1", "repository: bak1, schedule: {full: never, diff: never}",
 		"repository: bak1, schedule: {full: mon 23:59, diff: \"00:00\"}, retention: {full: 2, diff: 7}, archive_timeout: 300, wal_queue: 1GiB",
-		"s3: {endpoint: s3.example.org, bucket: orders, region: eu-1}", "s3: {endpoint: \"192.0.2.99:9000\", bucket: orders, region: eu-1, path: /a/b, style: path}"} {
+		"s3: {endpoint: s3.example.org, bucket: orders, region: eu-1}", "s3: {endpoint: \"192.0.2.99:9000\", bucket: orders, region: eu-1, path: /a/b, style: path}",
+		"repository: bak1, from: {cluster: north}", "repository: bak1, from: {cluster: orders, s3: {endpoint: s3.example.org, bucket: orders, region: eu-1}}",
+		"s3: {endpoint: s3.example.org, bucket: orders, region: eu-1, ca: " + strconv.Quote(authority(t)) + "}"} {
 		texts["backups: "+fields] = backedUp(t, fields)
 	}
 	for _, file := range examples(t) {
@@ -118,6 +134,9 @@ func TestTheSchemaRefusesWhatIsWrongAsTheParserDoes(t *testing.T) {
 		"who uses it":       spoil(t, "owner: clerk", "owner: clerk, used_by: [balancer]"),
 		"a path's port":     spoil(t, "roles:\n", "roles:\n  dispatcher: {data_path_port: 443}\n"),
 		"no truth of locks": spoil(t, "roles:\n", "roles:\n  dispatcher: {autolock: perhaps}\n"),
+		"no source":         backedUp(t, "repository: bak1, from: {}"),
+		"a source's name":   backedUp(t, "repository: bak1, from: {cluster: North}"),
+		"no authority":      backedUp(t, "s3: {endpoint: s3.example.org, bucket: orders, region: eu-1, ca: none}"),
 		"no nodes":          base[:strings.Index(base, "nodes:")],
 		"an empty list":     base[:strings.Index(base, "nodes:")] + "nodes: []\n",
 	} {

@@ -26,7 +26,10 @@ const (
 
 	user       = "postgres"
 	configPath = "/etc/pgbackrest/pgbackrest.conf"
+	sourcePath = "/etc/pgbackrest/source.conf" // the backups that another cluster made
 	pkiDir     = "/etc/pgbackrest/pki"
+	ownCA      = pkiDir + "/storage-ca.pem"
+	sourceCA   = pkiDir + "/source-ca.pem"
 	// The database's, on a database node.
 	dataDir       = "/var/lib/postgresql/17/main"
 	socket        = "/run/postgresql"
@@ -53,8 +56,14 @@ func RestoreCommand(p *plan.Plan) string {
 	return `pgbackrest --stanza=` + p.Stanza() + ` archive-get %f "%p"`
 }
 
-// Command has pgBackRest do something, as the user that the data belongs to.
-func Command(ctx context.Context, n *node.Node, limit time.Duration, words ...string) (string, error) {
-	argv := []string{"setpriv", "--reuid=" + user, "--regid=" + user, "--init-groups", "--", "/usr/bin/pgbackrest", "--stanza=" + n.Member.Plan.Stanza()}
+// Command has pgBackRest do something, as the user that the data belongs to. from is
+// the cluster whose backups are meant, "" for this one.
+func Command(ctx context.Context, n *node.Node, from string, limit time.Duration, words ...string) (string, error) {
+	argv := []string{"setpriv", "--reuid=" + user, "--regid=" + user, "--init-groups", "--", "/usr/bin/pgbackrest"}
+	if from == "" {
+		argv = append(argv, "--stanza="+n.Member.Plan.Stanza())
+	} else {
+		argv = append(argv, "--config="+sourcePath, "--stanza="+from)
+	}
 	return n.Execute(ctx, node.Command{Argv: append(argv, words...), Timeout: limit})
 }

@@ -88,6 +88,57 @@ func TestWithS3TheDatabasesHaveTheKeysAndSpeakToNobody(t *testing.T) {
 	}
 }
 
+func TestAnotherClustersBackupsAreReadWithWhatBelongsToThem(t *testing.T) {
+	secrets := map[string]string{plan.BackupCipher: "own", plan.SourceCipher: "theirs", plan.S3Key: "k", plan.S3KeySecret: "s", plan.SourceS3Key: "tk", plan.SourceS3KeySecret: "ts"}
+	s3 := &plan.S3{Endpoint: "s3.example.org", Bucket: "orders", Region: "eu-1", Path: "/a", Style: "path", CA: "authority"}
+	theirs := &plan.S3{Endpoint: "s3.north.example", Bucket: "north", Region: "eu-2", Path: "/", Style: "host"}
+	lacks := func(what, text string, words ...string) {
+		for _, word := range words {
+			if strings.Contains(text, word) {
+				t.Errorf("%s has %q:\n%s", what, word, text)
+			}
+		}
+	}
+	for _, c := range []struct {
+		what       string
+		b          *plan.Backup
+		has, hasNo []string
+	}{
+		{"in the repository", &plan.Backup{Repository: "keep", From: &plan.Source{Cluster: "north"}}, []string{"repo1-host=192.0.2.13\n", "[north]\npg1-path="}, []string{"cipher", "s3", "[orders]"}},
+		{"in the cluster's bucket", &plan.Backup{S3: s3, From: &plan.Source{Cluster: "north"}},
+			[]string{"repo1-s3-bucket=orders\n", "repo1-s3-key=k\n", "repo1-cipher-pass=theirs\n", "repo1-storage-ca-file=/etc/pgbackrest/pki/source-ca.pem\n"}, []string{"=own\n", "repo1-host"}},
+		{"in a bucket of their own", &plan.Backup{Repository: "keep", From: &plan.Source{Cluster: "north", S3: theirs}},
+			[]string{"repo1-s3-bucket=north\n", "repo1-s3-key=tk\n", "repo1-s3-key-secret=ts\n", "repo1-cipher-pass=theirs\n"}, []string{"=own\n", "repo1-host", "storage-ca"}},
+	} {
+		text, err := renderSource(among(t, c.b, "db1", secrets))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, want := range c.has {
+			if !strings.Contains(text, want) {
+				t.Errorf("%s: no %q:\n%s", c.what, want, text)
+			}
+		}
+		lacks(c.what, text, c.hasNo...)
+		lacks(c.what, text, "retention", "tls-server", "archive-push")
+	}
+	b := &plan.Backup{Repository: "keep", From: &plan.Source{Cluster: "north"}}
+	keeper, err := render(among(t, b, "keep", secrets))
+	if err != nil || !strings.Contains(keeper, "tls-server-auth=db1=orders,north\n") || !strings.Contains(keeper, "\n[north]\nrepo1-cipher-pass=theirs\n") {
+		t.Errorf("the repository: %v\n%s", err, keeper)
+	}
+	b.From.S3 = theirs
+	if keeper, err = render(among(t, b, "keep", secrets)); err != nil || strings.Contains(keeper, "north") {
+		t.Errorf("the repository of a cluster that reads from elsewhere: %v\n%s", err, keeper)
+	}
+	for _, from := range []string{"south", "--config=/x"} {
+		n := &node.Node{Member: among(t, b, "db1", secrets)}
+		if _, err := Look(t.Context(), n, from); fault.Of(err) != fault.Usage {
+			t.Errorf("backups of %s: %v", from, err)
+		}
+	}
+}
+
 func TestWhatIsDue(t *testing.T) {
 	sunday := time.Date(2026, 11, 15, 1, 30, 0, 0, time.UTC)
 	set := func(kind string, after time.Duration) status.BackupSet {
@@ -121,12 +172,13 @@ func TestWhatIsDue(t *testing.T) {
 }
 
 func TestWhatTheRepositoryHoldsIsRead(t *testing.T) {
-	const text = `[{"archive":[{"id":"17-1","max":"000000020000000000000009","min":"000000010000000000000001"},{"id":"17-2","max":null,"min":null}],
-"backup":[{"archive":{"start":"B","stop":"C"},"error":true,"info":{"size":300,"repository":{"delta":30}},"label":"20261116-013000F_20261117-013000D","timestamp":{"start":1779000000,"stop":1779000060},"type":"diff"},
-{"archive":{"start":"A","stop":"A"},"error":false,"info":{"size":200,"repository":{"delta":100}},"label":"20261116-013000F","timestamp":{"start":1778900000,"stop":1778900100},"type":"full"}],
+	const text = `[{"archive":[{"id":"17-1","max":"0000000700000000000000FF","min":"000000010000000000000000"},{"id":"17-2","max":"000000020000000000000009","min":"000000010000000000000001"}],
+"db":[{"id":1,"system-id":7318000000000000001,"version":"17"},{"id":2,"system-id":7318000000000000002,"version":"17"}],
+"backup":[{"archive":{"start":"0","stop":"0"},"database":{"id":1},"error":true,"label":"20261115-013000F","timestamp":{"start":1778000000,"stop":1778000100},"type":"full"},{"archive":{"start":"B","stop":"C"},"database":{"id":2},"error":true,"info":{"size":300,"repository":{"delta":30}},"label":"20261116-013000F_20261117-013000D","timestamp":{"start":1779000000,"stop":1779000060},"type":"diff"},
+{"archive":{"start":"A","stop":"A"},"database":{"id":2},"error":false,"info":{"size":200,"repository":{"delta":100}},"label":"20261116-013000F","timestamp":{"start":1778900000,"stop":1778900100},"type":"full"}],
 "name":"orders","status":{"code":0,"message":"ok"}}]`
 	info, err := parseInfo(text, "orders")
-	if err != nil || !info.Exists || len(info.Sets) != 2 || info.Sets[0].Type != "full" || info.Sets[1].Stored != 30 || !info.Sets[1].Damaged ||
+	if err != nil || !info.Exists || info.System != "7318000000000000002" || len(info.Sets) != 2 || info.Sets[0].Type != "full" || info.Sets[1].Stored != 30 || !info.Sets[1].Damaged ||
 		info.First != "000000010000000000000001" || info.Last != "000000020000000000000009" {
 		t.Errorf("%+v, %v", info, err)
 	}
@@ -136,6 +188,14 @@ func TestWhatTheRepositoryHoldsIsRead(t *testing.T) {
 	for text, exists := range map[string]bool{`[]`: false, `[{"name":"orders","status":{"code":1}}]`: false, `[{"name":"orders","status":{"code":3}}]`: false, `[{"name":"orders","status":{"code":2}}]`: true} {
 		if info, err := parseInfo(text, "orders"); err != nil || info.Exists != exists {
 			t.Errorf("%s: %+v, %v", text, info, err)
+		}
+	}
+	for text, want := range map[string]string{
+		`[{"name":"orders","status":{"code":99,"message":"other"},"repo":[{"status":{"code":99,"message":"[ProtocolError] HTTP request failed with 403 (Forbidden):\n*** Path/Query ***:\nGET /?list-type=2"}}]}]`: "the repository: [ProtocolError] HTTP request failed with 403 (Forbidden)",
+		`[{"name":"orders","status":{"code":99,"message":"other"}}]`: "the repository: other",
+	} {
+		if _, err := parseInfo(text, "orders"); err == nil || err.Error() != want {
+			t.Errorf("%s is told as: %v", text, err)
 		}
 	}
 	for _, text := range []string{``, `{}`, `[{"name":"orders","status":{"code":99,"message":"other"}}]`} {

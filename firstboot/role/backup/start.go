@@ -119,7 +119,7 @@ func (s *Start) round(ctx context.Context, n *node.Node, now time.Time) {
 	made, err := Make(ctx, n, kind)
 	if err == nil {
 		n.Changed("made the %s backup %s", made.Type, made.Label)
-		if info, err = Look(ctx, n); err == nil {
+		if info, err = Look(ctx, n, ""); err == nil {
 			s.end(&info, damaged(info), false)
 			return
 		}
@@ -164,22 +164,46 @@ func damaged(info Info) error {
 // One that is there for another database stays as it is: what it holds may be all
 // that is left of it.
 func created(ctx context.Context, n *node.Node) (Info, error) {
-	info, err := Look(ctx, n)
+	info, err := Look(ctx, n, "")
 	if err != nil || info.Exists {
 		return info, err
 	}
-	for try := 0; ; try++ {
-		_, err = Command(ctx, n, infoLimit, "stanza-create")
-		// A database that tries to archive holds the stanza for a moment.
-		if exitCode(err) != exitLock || try == 30 || !node.Sleep(ctx, pause) {
-			break
-		}
-	}
-	if err != nil {
-		return info, words(n, err)
+	if err := stanzaCommand(ctx, n, "stanza-create"); err != nil {
+		return info, err
 	}
 	n.Changed("made the stanza %s", n.Member.Plan.Stanza())
-	return Look(ctx, n)
+	return Look(ctx, n, "")
+}
+
+// stanzaCommand changes the stanza.
+func stanzaCommand(ctx context.Context, n *node.Node, command string) error {
+	for try := 0; ; try++ {
+		_, err := Command(ctx, n, "", infoLimit, command)
+		// A database that tries to archive holds the stanza for a moment.
+		if exitCode(err) != exitLock || try == 30 || !node.Sleep(ctx, pause) {
+			return words(n, err)
+		}
+	}
+}
+
+// Take has the repository take the database that leads now for the cluster's own,
+// after another cluster's was restored, and makes the first backup of it. The backups of
+// the one before stay until there are enough of this one.
+func Take(ctx context.Context, n *node.Node) (Info, error) {
+	if _, err := created(ctx, n); err != nil {
+		return Info{}, err
+	}
+	if err := stanzaCommand(ctx, n, "stanza-upgrade"); err != nil {
+		return Info{}, err
+	}
+	info, err := Look(ctx, n, "")
+	if err != nil || len(info.Sets) > 0 {
+		return info, err
+	}
+	if _, err := Make(ctx, n, "full"); err != nil {
+		return Info{}, err
+	}
+	return Look(ctx, n, "")
 }
 
 // Make makes a backup of a kind (full, diff, incr), takes away those that are not
@@ -188,10 +212,10 @@ func Make(ctx context.Context, n *node.Node, kind string) (status.BackupSet, err
 	if _, err := created(ctx, n); err != nil {
 		return status.BackupSet{}, err
 	}
-	if _, err := Command(ctx, n, backupLimit, "backup", "--type="+kind); err != nil {
+	if _, err := Command(ctx, n, "", backupLimit, "backup", "--type="+kind); err != nil {
 		return status.BackupSet{}, words(n, err)
 	}
-	info, err := Look(ctx, n)
+	info, err := Look(ctx, n, "")
 	if err != nil {
 		return status.BackupSet{}, err
 	}

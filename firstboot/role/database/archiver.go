@@ -76,7 +76,7 @@ func gap(ctx context.Context, n *node.Node) ([]string, error) {
 			files = append(files, file)
 		}
 	}
-	info, err := backup.Look(ctx, n)
+	info, err := backup.Look(ctx, n, "")
 	if err == nil && len(info.Sets) > 0 && info.Sets[len(info.Sets)-1].Start.After(last) {
 		if _, err := n.Remove(droppedPath); err != nil {
 			return files, err

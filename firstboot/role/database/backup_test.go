@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/slipwayhq/slipway/firstboot/member"
 	"github.com/slipwayhq/slipway/firstboot/plan"
 	"github.com/slipwayhq/slipway/firstboot/role/backup"
 	"github.com/slipwayhq/slipway/firstboot/role/roletest"
@@ -41,7 +42,11 @@ func (k *kept) databases() []*running { return []*running{k.first, k.second} }
 // raise makes the nodes; the repository is one that there is already, or nil.
 func raise(t *testing.T, k *kept) {
 	t.Helper()
-	members := roletest.Members(t, k.plan)
+	raiseWith(t, k, roletest.Members(t, k.plan))
+}
+
+func raiseWith(t *testing.T, k *kept, members map[string]*member.Member) {
+	t.Helper()
 	if k.keeper == nil {
 		k.keeper = roletest.Start(t, members["a-keep"])
 		k.keeper.Overlay("backup")
@@ -128,7 +133,11 @@ func (n *running) archivedAll(t *testing.T) {
 // somebody does who goes on after an interruption.
 func (k *kept) restore(t *testing.T, target string) *Restore {
 	t.Helper()
-	want := Request{Target: target, Node: "a-db1"}
+	return k.restoreFrom(t, Request{Target: target, Node: "a-db1"})
+}
+
+func (k *kept) restoreFrom(t *testing.T, want Request) *Restore {
+	t.Helper()
 	say := func(text string) { t.Log(text) }
 	for _, n := range []*running{k.second, k.first} {
 		for range 2 {
@@ -281,6 +290,17 @@ func whatStaysAfterARestore(t *testing.T, k *kept) {
 // gapIsToldAndMended has the repository away for longer than WAL may wait.
 func gapIsToldAndMended(t *testing.T, k *kept) {
 	t.Helper()
+	k.dropWAL(t)
+	k.backAgain(t)
+	if a, err := archiver(t.Context(), k.first.Node.Node.Node); err != nil || len(a.Dropped) > 0 {
+		t.Errorf("after a new backup: %+v, %v", a, err)
+	}
+}
+
+// dropWAL has the repository go away, and the primary write until WAL is dropped. It
+// returns what is told of.
+func (k *kept) dropWAL(t *testing.T) []string {
+	t.Helper()
 	k.keeper.StopUnit(backup.Unit)
 	var a status.Archiver
 	for deadline := time.Now().Add(patience); len(a.Dropped) == 0; time.Sleep(200 * time.Millisecond) {
@@ -297,6 +317,12 @@ func gapIsToldAndMended(t *testing.T, k *kept) {
 	if wrong := strings.Join(complaints(a, 128), "; "); !strings.Contains(wrong, "the archive has a gap: WAL was dropped from "+a.Dropped[0]) {
 		t.Errorf("of the gap is told: %s", wrong)
 	}
+	return a.Dropped
+}
+
+// backAgain has the repository answer, and make a backup.
+func (k *kept) backAgain(t *testing.T) {
+	t.Helper()
 	if err := (&backup.Start{}).Apply(t.Context(), k.keeper.Node.Node); err != nil {
 		t.Fatal(err)
 	}
@@ -306,8 +332,5 @@ func gapIsToldAndMended(t *testing.T, k *kept) {
 		} else if time.Now().After(deadline) {
 			t.Fatalf("no backup after the repository is back: %v", err)
 		}
-	}
-	if a, err := archiver(t.Context(), k.first.Node.Node.Node); err != nil || len(a.Dropped) > 0 {
-		t.Errorf("after a new backup: %+v, %v", a, err)
 	}
 }

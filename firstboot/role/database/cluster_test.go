@@ -18,8 +18,6 @@ import (
 	"github.com/slipwayhq/slipway/internal/fault"
 )
 
-func TestMain(m *testing.M) { roletest.Main(m) }
-
 // patronictl is where profiles/database.bu has it.
 const patronictl = "/usr/local/bin/patronictl"
 

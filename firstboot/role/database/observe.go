@@ -27,7 +27,7 @@ func (s *Start) Observe(ctx context.Context, n *node.Node, c *status.Cluster) er
 	}
 	if restore != nil && !restore.Taken {
 		c.Database = &status.Database{Scope: m.Site.Scope, Restore: restore.report()}
-		return fmt.Errorf("the database is being brought back to %s; to go on: slipway restore --to %[1]s", restore.Target)
+		return fmt.Errorf("the database is being brought back to %s; to go on: %s", restore.Target, restore.Again())
 	}
 	if n.Held(Unit) {
 		return nil // Start says why

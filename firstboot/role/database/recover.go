@@ -14,6 +14,7 @@ import (
 
 	"github.com/slipwayhq/slipway/firstboot/node"
 	"github.com/slipwayhq/slipway/firstboot/role/backup"
+	"github.com/slipwayhq/slipway/firstboot/status"
 	"github.com/slipwayhq/slipway/internal/fault"
 )
 
@@ -46,10 +47,14 @@ func BringBack(ctx context.Context, n *node.Node, want Request, say func(string)
 	if err := halt(ctx, n); err != nil {
 		return nil, err
 	}
-	if err := Room(ctx, n, r.Set); err != nil {
+	set, err := chosen(ctx, n, r.Request)
+	if err != nil {
 		return nil, err
 	}
-	if err := fetch(ctx, n, r.Request, say); err != nil {
+	if err := room(n, set); err != nil {
+		return nil, err
+	}
+	if err := fetch(ctx, n, r.Request, set.Label, say); err != nil {
 		return nil, err
 	}
 	say("recovering up to " + r.Target)
@@ -80,9 +85,34 @@ func (r *Restore) lastWords() string {
 	return r.Reached.UTC().Format(time.RFC3339Nano)
 }
 
-// fetch has pgBackRest restore a backup. What is there of an earlier attempt is
+// chosen is the backup that a restore begins with: the one that was asked for, else the
+// newest that was complete by then. pgBackRest would choose among those of databases
+// that this one has taken the place of, too.
+func chosen(ctx context.Context, n *node.Node, want Request) (set status.BackupSet, err error) {
+	info, err := backup.Look(ctx, n, want.From)
+	if err != nil {
+		return set, err
+	}
+	at, latest := want.Time()
+	for _, s := range info.Sets {
+		if want.Set == s.Label || want.Set == "" && (latest || s.CompleteBy(at)) {
+			set = s
+		}
+	}
+	switch {
+	case len(info.Sets) == 0:
+		err = fault.New(fault.Input, "the repository holds no backup to restore")
+	case set.Label == "" && want.Set != "":
+		err = fault.New(fault.Input, "the repository holds no backup %s", want.Set).WithMend("slipway backups names them")
+	case set.Label == "":
+		err = fault.New(fault.Input, "the repository holds no backup that was complete by %s", want.Target).WithMend("slipway backups names them")
+	}
+	return set, err
+}
+
+// fetch has pgBackRest restore a backup, the one with the label. What is there of an earlier attempt is
 // used again.
-func fetch(ctx context.Context, n *node.Node, want Request, say func(string)) error {
+func fetch(ctx context.Context, n *node.Node, want Request, label string, say func(string)) error {
 	// One that ended before pgBackRest had written down what it restores has left
 	// directories, which pgBackRest takes for somebody else's and refuses.
 	if !n.Exists(dataDir+"/PG_VERSION") && !n.Exists(dataDir+"/backup.manifest") {
@@ -96,7 +126,7 @@ func fetch(ctx context.Context, n *node.Node, want Request, say func(string)) er
 	if _, err := n.Command(ctx, "chown", user+":"+user, dataDir); err != nil {
 		return err
 	}
-	words := []string{"restore", "--delta"}
+	words := []string{"restore", "--delta", "--set=" + label}
 	if want.Target == Latest {
 		words = append(words, "--type=default")
 	} else {
@@ -108,7 +138,7 @@ func fetch(ctx context.Context, n *node.Node, want Request, say func(string)) er
 	}
 	if want.Set != "" {
 		// That backup's own history counts, even one that an earlier restore has given up.
-		words = append(words, "--set="+want.Set, "--target-timeline=current")
+		words = append(words, "--target-timeline=current")
 	} else {
 		words = append(words, "--target-timeline=latest")
 	}
@@ -125,8 +155,8 @@ func fetch(ctx context.Context, n *node.Node, want Request, say func(string)) er
 			}
 		}
 	}()
-	say("restoring the backup")
-	_, err := backup.Command(ctx, n, bringLimit, words...)
+	say("restoring the backup " + label)
+	_, err := backup.Command(ctx, n, want.From, bringLimit, words...)
 	return err
 }
 

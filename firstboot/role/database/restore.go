@@ -51,6 +51,8 @@ type Request struct {
 	Set string `json:"set,omitempty"`
 	// Node restores; the others clone it.
 	Node string `json:"node"`
+	// From is the cluster that made the backup; "" is this one.
+	From string `json:"from,omitempty"`
 }
 
 // Restore is how far a node is with a restore.
@@ -83,6 +85,18 @@ func (r Request) Check() error {
 	return nil
 }
 
+// Again is the command that goes on with a restore.
+func (r Request) Again() string {
+	command := "slipway restore --to " + r.Target
+	if r.Set != "" {
+		command += " --set " + r.Set
+	}
+	if r.From != "" {
+		command += " --from " + r.From
+	}
+	return command
+}
+
 // Time is the target as a time; latest says that it is the end of the archive.
 func (r Request) Time() (at time.Time, latest bool) {
 	at, err := time.Parse(time.RFC3339Nano, r.Target)
@@ -112,7 +126,7 @@ func (r Restore) save(n *node.Node) error {
 }
 
 func (r *Restore) report() *status.Restore {
-	return &status.Restore{Target: r.Target, Set: r.Set, Node: r.Node, Aside: r.Aside, Back: r.Back, Taken: r.Taken}
+	return &status.Restore{Target: r.Target, Set: r.Set, From: r.From, Node: r.Node, Aside: r.Aside, Back: r.Back, Taken: r.Taken}
 }
 
 // restored waits while the database is being brought back: this node may have lost
@@ -145,6 +159,9 @@ func StepAside(ctx context.Context, n *node.Node, want Request, say func(string)
 		return nil, fault.New(fault.Usage, "%s is no database node", n.Member.Self.Name)
 	}
 	if err := want.Check(); err != nil {
+		return nil, err
+	}
+	if err := backup.Knows(n, want.From); err != nil {
 		return nil, err
 	}
 	r, err := restoring(n)
@@ -283,7 +300,7 @@ func StepBack(ctx context.Context, n *node.Node) error {
 	}
 	if r.Taken {
 		return fault.New(fault.Failed, "%s takes part in the restored database already", n.Member.Self.Name).
-			WithMend("end it: slipway restore --to %s", r.Target)
+			WithMend("end it: %s", r.Again())
 	}
 	if err := halt(ctx, n); err != nil {
 		return err
@@ -302,29 +319,13 @@ func StepBack(ctx context.Context, n *node.Node) error {
 	return n.Release(ctx, Unit)
 }
 
-// Room tells whether the backup fits beside the data that are kept.
-func Room(ctx context.Context, n *node.Node, set string) error {
-	info, err := backup.Look(ctx, n)
-	if err != nil {
-		return err
-	}
-	if len(info.Sets) == 0 {
-		return fault.New(fault.Input, "the repository holds no backup to restore")
-	}
-	size := int64(0)
-	for _, s := range info.Sets {
-		if set == "" || s.Label == set {
-			size = s.Size
-		}
-	}
-	if size == 0 {
-		return fault.New(fault.Input, "the repository holds no backup %s", set).WithMend("slipway backups names them")
-	}
+// room tells whether a backup fits beside the data that are kept.
+func room(n *node.Node, set status.BackupSet) error {
 	free, err := free(n.Path(baseDir))
 	if err != nil {
 		return err
 	}
-	if need := size + size/10 + 256<<20; free < need {
+	if need := set.Size + set.Size/10 + 256<<20; free < need {
 		return fault.New(fault.Space, "%s has %d MiB free, and the database takes %d MiB beside the data that are kept", n.Member.Self.Name, free>>20, need>>20).
 			WithMend("give the node a larger disk")
 	}
