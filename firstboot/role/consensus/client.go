@@ -125,6 +125,11 @@ func (c *Client) Get(ctx context.Context, key string) (value string, found bool,
 	return string(data), err == nil, err
 }
 
+// Put sets a key.
+func (c *Client) Put(ctx context.Context, key, value string) error {
+	return c.any(ctx, "/v3/kv/put", map[string]any{"key": encode(key), "value": encode(value)}, nil)
+}
+
 // DeleteEmpty takes a key away if its value is empty, in one step with the look.
 func (c *Client) DeleteEmpty(ctx context.Context, key string) error {
 	return c.any(ctx, "/v3/kv/txn", map[string]any{

@@ -2,13 +2,19 @@ package database
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 
+	"github.com/slipwayhq/slipway/firstboot/member"
 	"github.com/slipwayhq/slipway/firstboot/node"
 	"github.com/slipwayhq/slipway/firstboot/role/backup"
+	"github.com/slipwayhq/slipway/firstboot/role/consensus"
+	"github.com/slipwayhq/slipway/firstboot/role/mtls"
 	"github.com/slipwayhq/slipway/firstboot/status"
 )
 
@@ -60,31 +66,86 @@ func parseArchiver(out string) (status.Archiver, error) {
 	return a, err
 }
 
-// gap names the files that were dropped on this node and that the database cannot
-// be brought past, until a backup has begun after the last of them.
+// droppedKeys is where the site's etcd has what each node has dropped: whoever is the
+// primary after a failover tells of it, even if that node is gone.
+func droppedKeys(m *member.Member) string { return "/slipway/" + m.Site.Scope + "/wal-dropped/" }
+
+// gap names the files that were dropped on any node of the site and that the database
+// cannot be brought past, until a backup has begun after the last of them.
 func gap(ctx context.Context, n *node.Node) ([]string, error) {
-	text, err := n.Read(droppedPath)
-	if err != nil || len(text) == 0 {
+	own, err := n.Read(droppedPath)
+	if err != nil {
 		return nil, err
+	}
+	client, err := consensus.Dial(n.Member)
+	if err != nil {
+		return nil, err
+	}
+	defer client.Close()
+	self := droppedKeys(n.Member) + n.Member.Self.Name
+	// The node's own file is told of whether etcd answers or not.
+	known := map[string]string{self: string(own)}
+	if shared := share(ctx, client, droppedKeys(n.Member), known, self); shared != nil && len(own) == 0 {
+		return nil, errors.New("whether WAL was dropped is not known: " + mtls.Words(shared))
 	}
 	var files []string
 	var last time.Time
-	for line := range strings.Lines(string(text)) {
-		at, file, ok := strings.Cut(strings.TrimSpace(line), " ")
-		if when, err := time.Parse(time.RFC3339, at); ok && err == nil {
-			last = when
-			files = append(files, file)
+	for _, text := range known {
+		for line := range strings.Lines(text) {
+			at, file, ok := strings.Cut(strings.TrimSpace(line), " ")
+			if when, err := time.Parse(time.RFC3339, at); ok && err == nil {
+				files = append(files, file)
+				if when.After(last) {
+					last = when
+				}
+			}
 		}
 	}
+	if len(files) == 0 {
+		return nil, nil
+	}
+	slices.Sort(files)
+	files = slices.Compact(files)
 	info, err := backup.Look(ctx, n, "")
 	if err == nil && len(info.Sets) > 0 && info.Sets[len(info.Sets)-1].Start.After(last) {
 		if _, err := n.Remove(droppedPath); err != nil {
+			return files, err
+		}
+		if err := client.Delete(ctx, slices.Collect(maps.Keys(known))...); err != nil {
 			return files, err
 		}
 		n.Changed("a backup was made since WAL was dropped: the archive goes on from there")
 		return nil, nil
 	}
 	return files[:min(len(files), droppedLimit)], nil
+}
+
+// share tells etcd what this node has dropped, and adds what others have.
+func share(ctx context.Context, client *consensus.Client, prefix string, known map[string]string, self string) error {
+	keys, err := client.List(ctx, prefix)
+	if err != nil {
+		return err
+	}
+	told := ""
+	for _, key := range keys {
+		text, found, err := client.Get(ctx, key)
+		switch {
+		case err != nil:
+			return err
+		case key == self:
+			told = text
+		case found:
+			known[key] = text
+		}
+	}
+	if known[self] == "" {
+		// The node may be a new machine in the place of the one that has dropped it.
+		known[self] = told
+	}
+	if known[self] == told {
+		return nil
+	}
+	return client.Put(ctx, self, known[self])
 }
 
 // complaints are what is wrong with the archive, in words.
@@ -105,25 +166,42 @@ func complaints(a status.Archiver, queue int) []string {
 type archived struct {
 	at   time.Time
 	busy bool
-	last *status.Archiver
-	err  error
+	// primary says that last is a primary's word.
+	primary bool
+	last    *status.Archiver
+	err     error
 }
 
 // watchArchive asks for the archiver every now and then, beside the observer, which
-// must not take long, and returns what is known.
-func (s *Start) watchArchive(ctx context.Context, n *node.Node) (*status.Archiver, error) {
+// must not take long, and returns what is known. A node that is not the primary knows
+// of nothing but what it has dropped itself while it was.
+func (s *Start) watchArchive(ctx context.Context, n *node.Node, primary bool) (*status.Archiver, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.archived.primary != primary {
+		// It has changed its part since.
+		s.archived = archived{primary: primary, busy: s.archived.busy}
+	}
 	if !s.archived.busy && time.Since(s.archived.at) >= askArchiver {
 		s.archived.busy = true
 		own := *n
 		go func() {
 			limited, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Minute)
 			defer cancel()
-			a, err := archiver(limited, &own)
+			var a status.Archiver
+			var err error
+			if primary {
+				a, err = archiver(limited, &own)
+			} else {
+				a.Dropped, err = gap(limited, &own)
+			}
 			s.mu.Lock()
 			defer s.mu.Unlock()
-			if s.archived = (archived{at: time.Now(), err: err}); err == nil {
+			if s.archived.primary != primary {
+				s.archived.busy = false
+				return
+			}
+			if s.archived = (archived{at: time.Now(), primary: primary, err: err}); err == nil {
 				s.archived.last = &a
 			}
 		}()

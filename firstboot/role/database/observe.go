@@ -51,7 +51,8 @@ func (s *Start) Observe(ctx context.Context, n *node.Node, c *status.Cluster) er
 		d.Restore = restore.report()
 	}
 	wrong := problems(m, d, o, c.Excused)
-	if o.Role == "primary" && o.State == "running" {
+	primary := o.Role == "primary" && o.State == "running"
+	if primary {
 		now := reign{m.Plan, m.Issue, o.Timeline}
 		done, err := s.lead(ctx, n, rest, now)
 		if err != nil {
@@ -60,15 +61,17 @@ func (s *Start) Observe(ctx context.Context, n *node.Node, c *status.Cluster) er
 		if issue := m.Issue; done {
 			d.Furnished = &issue
 		}
-		if b := m.Plan.Backup; b != nil {
-			a, err := s.watchArchive(ctx, n)
-			if err != nil {
-				wrong = append(wrong, err.Error())
-			}
-			if a != nil {
-				d.Archiver = a
-				wrong = append(wrong, complaints(*a, b.WALQueue)...)
-			}
+	}
+	if b := m.Plan.Backup; b != nil && (primary || n.Exists(droppedPath)) {
+		a, err := s.watchArchive(ctx, n, primary)
+		if err != nil {
+			wrong = append(wrong, err.Error())
+		}
+		if a != nil {
+			wrong = append(wrong, complaints(*a, b.WALQueue)...)
+		}
+		if primary {
+			d.Archiver = a
 		}
 	}
 	if len(wrong) > 0 {
