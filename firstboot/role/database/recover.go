@@ -180,8 +180,10 @@ func configureRecovery(n *node.Node) error {
 		"listen_addresses": "", "port": strconv.Itoa(n.Member.Site.Postgres.Port), "unix_socket_directories": "/run/postgresql",
 		"hot_standby":      "off", // whose limits would have to be those of the former primary
 		"primary_conninfo": "", "primary_slot_name": "", "synchronous_standby_names": "",
-		// The new timeline's history belongs into the archive before any WAL of it.
-		"archive_mode": "on", "archive_command": backup.ArchiveCommand(n.Member.Plan),
+		// The new timeline's history belongs into the archive before any WAL of it, and
+		// neither while the restore may still be undone: the former database would take
+		// that timeline for its own future. Until Patroni starts it, all of it waits.
+		"archive_mode": "on", "archive_command": "/bin/false",
 		"log_destination": "stderr", "logging_collector": "off", "huge_pages": "off",
 	})
 	before, _, _ := strings.Cut(string(text), "# Added by slipway")
