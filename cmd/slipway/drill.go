@@ -19,6 +19,7 @@ import (
 	"github.com/slipwayhq/slipway/internal/fault"
 	"github.com/slipwayhq/slipway/qemu-tests/drill"
 	"github.com/slipwayhq/slipway/qemu-tests/drill/faults"
+	"github.com/slipwayhq/slipway/qemu-tests/drill/rehearsal"
 	drillreport "github.com/slipwayhq/slipway/qemu-tests/drill/report"
 	"github.com/slipwayhq/slipway/qemu-tests/drill/schedule"
 )
@@ -37,6 +38,12 @@ help. In the end it compares what clients were told with what the databases hold
 What happens when comes from the seed alone; --seed repeats a drill. Images that
 are missing are built. The machines and all that belongs to them are removed in the
 end, and with --keep or after a failure kept for a look.
+
+--restore rehearses the loss of all databases instead: clients write, a backup is made, they
+write on, all machines but the repository are lost with their disks, new ones take their places,
+and "slipway restore --to latest" brings the database back. All rows are compared with those
+that were acknowledged; the result says how many of the last were lost, and how long it took.
+
 FILE is cluster.yaml unless another is named.
 
 Exit status: 0 everything held, 9 something did not.
@@ -47,12 +54,14 @@ Examples:
   slipway drill --fault power-cut --rounds 10      # one fault, ten times
   slipway drill --fault pause --fault partition --seed 42 --report drill.html
   slipway drill --rounds 3 --duration 2h           # no fault is begun after two hours
-  slipway drill --seed 42 --dry-run                # what would happen when`,
+  slipway drill --seed 42 --dry-run                # what would happen when
+  slipway drill --restore                          # lose everything but the backups`,
 		Flags: append([]cli.Flag{
 			&cli.StringSliceFlag{Name: "fault", Usage: "make only the fault `NAME`; may be given again", DefaultText: "all"},
 			&cli.IntFlag{Name: "rounds", Usage: "make each fault `N` times", Value: 1},
 			&cli.Uint64Flag{Name: "seed", Usage: "what the schedule comes from `N`", DefaultText: "chosen by chance, and printed"},
 			&cli.DurationFlag{Name: "duration", Usage: "begin no fault after `TIME`", DefaultText: "no bound"},
+			&cli.BoolFlag{Name: "restore", Usage: "make no fault: lose all databases, bring them back from their backups into new machines, and compare"},
 			&cli.StringFlag{Name: "report", Usage: "write a page with a timeline to `FILE`"},
 			&cli.StringFlag{Name: "history", Usage: "keep what the clients saw, JSON lines, in `FILE`"},
 			&cli.BoolFlag{Name: "json", Usage: "print the result as JSON"},
@@ -86,6 +95,17 @@ func runDrill(c *cli.Context) error {
 	if c.Int("cpus") < 1 || c.Int("cpus") > 64 {
 		return fault.New(fault.Usage, "--cpus is 1 to 64, not %d", c.Int("cpus"))
 	}
+	if c.Bool("restore") {
+		for _, name := range []string{"fault", "rounds", "seed", "duration", "report", "history", "dry-run"} {
+			if c.IsSet(name) {
+				return fault.New(fault.Usage, "--restore makes no faults, and takes no --%s", name)
+			}
+		}
+		if err := rehearsal.Check(l.topology.Plan()); err != nil {
+			return err
+		}
+		return l.onSite(c, l.rehearse)
+	}
 	chosen, err := faults.Named(c.StringSlice("fault"))
 	if err != nil {
 		return err
@@ -103,11 +123,14 @@ func runDrill(c *cli.Context) error {
 	if c.Bool("dry-run") {
 		return printSchedule(c, seed, rounds)
 	}
-	return l.drill(c, chosen, rounds, seed)
+	return l.onSite(c, func(c *cli.Context, site *drill.Site, dir string) (bool, error) {
+		return l.drill(c, site, dir, chosen, rounds, seed)
+	})
 }
 
-// drill makes the cluster, drills it and shows what came of it.
-func (l *labSession) drill(c *cli.Context, chosen []faults.Fault, rounds []schedule.Round, seed uint64) (err error) {
+// onSite makes a cluster, has something done with it, and takes it away again, unless what
+// was done did not hold or failed: then disks and logs are kept.
+func (l *labSession) onSite(c *cli.Context, do func(c *cli.Context, site *drill.Site, dir string) (held bool, err error)) (err error) {
 	memory, err := profile.ParseSize(c.String("memory"))
 	if err != nil {
 		return fault.New(fault.Usage, "--memory: %w", err)
@@ -129,7 +152,6 @@ func (l *labSession) drill(c *cli.Context, chosen []faults.Fault, rounds []sched
 			err = gone
 		}
 	}()
-	l.log.Infof("seed %d, %d rounds", seed, len(rounds))
 	site, err := drill.NewSite(c.Context, drill.SiteConfig{Topology: l.topology, Images: images, Dir: dir, CPUs: c.Int("cpus"), Memory: int64(memory), Log: l.log})
 	if err != nil {
 		return err
@@ -142,9 +164,37 @@ func (l *labSession) drill(c *cli.Context, chosen []faults.Fault, rounds []sched
 		return err
 	}
 	l.log.Infof("the cluster has formed in %.0f s", time.Since(began).Seconds())
+	held, err := do(c, site, dir)
+	kept = kept || !held && c.Context.Err() == nil
+	return err
+}
+
+// rehearse brings the database back from its backups, and shows what came of it.
+func (l *labSession) rehearse(c *cli.Context, site *drill.Site, _ string) (held bool, err error) {
+	result, err := rehearsal.Run(c.Context, rehearsal.Config{
+		Cluster: l.topology.Name, Version: builder.Version, Log: l.log, Patience: c.Duration("timeout") / 2,
+		Ground: &rehearsal.Lab{Site: site, FormTime: c.Duration("timeout"), Log: l.log},
+	})
+	if err != nil {
+		return false, err
+	}
+	if c.Bool("json") {
+		err = printJSON(c, result)
+	} else {
+		_, err = io.WriteString(c.App.Writer, result.Text())
+	}
+	if err == nil && !result.Held() {
+		err = fault.New(fault.Failed, "what is back of %s is not what was written", result.Cluster)
+	}
+	return result.Held(), err
+}
+
+// drill hurts the cluster and shows what came of it.
+func (l *labSession) drill(c *cli.Context, site *drill.Site, dir string, chosen []faults.Fault, rounds []schedule.Round, seed uint64) (held bool, err error) {
+	l.log.Infof("seed %d, %d rounds", seed, len(rounds))
 	file, err := os.OpenFile(historyFile(c, dir), os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o644)
 	if err != nil {
-		return err
+		return false, err
 	}
 	defer file.Close()
 	result, err := drill.Run(c.Context, drill.Config{
@@ -152,11 +202,9 @@ func (l *labSession) drill(c *cli.Context, chosen []faults.Fault, rounds []sched
 		Ground: site.Lab, Load: site.Clients, History: file, Until: c.Duration("duration"), Recover: c.Duration("timeout") / 2, Log: l.log,
 	})
 	if err != nil {
-		kept = c.Context.Err() == nil || kept
-		return err
+		return false, err
 	}
-	kept = kept || !result.Held()
-	return showDrill(c, result)
+	return result.Held(), showDrill(c, result)
 }
 
 // scratch is a new directory beside those of labs: disks may be too large for where

@@ -38,6 +38,8 @@ func TestADrillIsListedAndPlannedWithoutAMachine(t *testing.T) {
 		{[]string{pair, "--fault", "flood"}, 2, "power-cut"},
 		{[]string{pair, "db1"}, 2, "the whole cluster"},
 		{[]string{pair, "--rounds", "0"}, 2, "rounds"},
+		{[]string{pair, "--restore"}, 2, "there is nothing to restore"},
+		{[]string{pair, "--restore", "--fault", "pause"}, 2, "takes no --fault"},
 		{[]string{filepath.Join(t.TempDir(), "none.yaml")}, 3, "none.yaml"},
 	} {
 		if code, _, said := call(t, append([]string{"drill"}, c.args...)...); code != c.code || !strings.Contains(said, c.says) {
