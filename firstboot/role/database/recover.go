@@ -2,9 +2,11 @@ package database
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"os"
+	"os/exec"
 	"slices"
 	"strconv"
 	"strings"
@@ -298,15 +300,27 @@ SELECT datname FROM pg_database WHERE datallowconn AND NOT datistemplate ORDER B
 	return nil
 }
 
-// halt stops a server that recovers or was left recovering.
+// How pg_ctl status ends when no server runs, or there is none to run.
+const (
+	notRunning = 3
+	noCluster  = 4
+)
+
+// halt stops a server that recovers or was left recovering. What one has left behind
+// that was killed, or lost its power, goes: pgBackRest refuses to restore beside it.
 func halt(ctx context.Context, n *node.Node) error {
-	if !n.Exists(dataDir + "/postmaster.pid") {
+	const mark = dataDir + "/postmaster.pid"
+	if !n.Exists(mark) {
 		return nil
 	}
-	if _, err := as(ctx, n, time.Minute, binDir+"/pg_ctl", "-D", dataDir, "-s", "status"); err != nil {
-		return nil // it left its file behind
+	_, err := as(ctx, n, time.Minute, binDir+"/pg_ctl", "-D", dataDir, "-s", "status")
+	var exit *exec.ExitError
+	switch {
+	case errors.As(err, &exit) && (exit.ExitCode() == notRunning || exit.ExitCode() == noCluster):
+		_, err = n.Remove(mark)
+	case err == nil:
+		_, err = as(ctx, n, stopLimit, binDir+"/pg_ctl", "-D", dataDir, "-s", "-w", "-t", strconv.Itoa(int(stopLimit.Seconds())), "-m", "fast", "stop")
 	}
-	_, err := as(ctx, n, stopLimit, binDir+"/pg_ctl", "-D", dataDir, "-s", "-w", "-t", strconv.Itoa(int(stopLimit.Seconds())), "-m", "fast", "stop")
 	return err
 }
 
