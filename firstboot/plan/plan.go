@@ -90,6 +90,11 @@ type Patroni struct {
 	MaximumLag int64 `json:"maximum_lag"`
 }
 
+// SafetyMargin is how many seconds before its leader key runs out a primary that no
+// longer renews it is reset by the watchdog. Patroni's own 5 are a quarter of the
+// usual key; a shorter one has a quarter too, or nothing would be left to be late in.
+func (p Patroni) SafetyMargin() int { return min(5, p.TTL/4) }
+
 // Node is a machine of the cluster.
 type Node struct {
 	Name    string     `json:"name"`

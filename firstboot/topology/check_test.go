@@ -302,7 +302,7 @@ func TestEveryMistakeIsFoundAtItsLineWithAMend(t *testing.T) {
 		{"no setting", spoil(t, "work_mem: 8MB", "Work Mem: 8MB"), "22: roles.database.parameters.Work Mem: this is no name"},
 		{"a setting of two lines", spoil(t, "work_mem: 8MB", "work_mem: \"8MB\\nfsync = off\""), "22: roles.database.parameters.work_mem: the value is longer than a line"},
 		{"a setting that is a list", spoil(t, "work_mem: 8MB", "work_mem: [8MB]"), "22: roles.database.parameters.work_mem: is a list, not a value"},
-		{"Patroni's least ttl", spoil(t, "ttl: 30", "ttl: 19"), "22: roles.database.patroni.ttl: 19 is not between 20"},
+		{"the least ttl", spoil(t, "ttl: 30", "ttl: 7"), "22: roles.database.patroni.ttl: 7 is not between 8"},
 		{"Patroni's least loop_wait", spoil(t, "loop_wait: 10", "loop_wait: 0"), "22: roles.database.patroni.loop_wait: 0 is not between 1"},
 		{"Patroni's least retry_timeout", spoil(t, "retry_timeout: 10", "retry_timeout: 2"), "22: roles.database.patroni.retry_timeout: 2 is not between 3"},
 		{"times that do not fit", spoil(t, "retry_timeout: 10", "retry_timeout: 11"), "22: roles.database.patroni: loop_wait + 2 * retry_timeout is 32, more than ttl (30)"},

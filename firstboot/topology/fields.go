@@ -346,7 +346,8 @@ func (v value) databaseRole(d *DatabaseRole) {
 	}
 }
 
-// patroni reads the times of failover. The lower bounds are Patroni's own.
+// patroni reads the times of failover. The lower bounds are Patroni's own, but for
+// ttl, which its launcher takes shorter (overlays/database/usr/lib/slipway/patroni).
 func (v value) patroni(p *plan.Patroni) {
 	o := v.object("patroni")
 	for _, f := range []struct {
@@ -354,7 +355,7 @@ func (v value) patroni(p *plan.Patroni) {
 		into      *int
 		low, high int
 	}{
-		{"ttl", &p.TTL, 20, 3600},
+		{"ttl", &p.TTL, 8, 3600},
 		{"loop_wait", &p.LoopWait, 1, 600},
 		{"retry_timeout", &p.RetryTimeout, 3, 600},
 		{"primary_start_timeout", &p.PrimaryStartTimeout, 0, 3600},

@@ -121,7 +121,7 @@ func TestTheSchemaRefusesWhatIsWrongAsTheParserDoes(t *testing.T) {
 		"no network":        spoil(t, "clients: [192.0.2.0/24]", "clients: [192.0.2.7]"),
 		"no MAC address":    spoil(t, "192.0.2.12}", "192.0.2.12, mac: \"52:54:00:12:34\"}"),
 		"no unit":           spoil(t, "name: db2,", "name: db2, size: {memory: 4G},"),
-		"short ttl":         spoil(t, "ttl: 30", "ttl: 19"),
+		"short ttl":         spoil(t, "ttl: 30", "ttl: 7"),
 		"few connections":   spoil(t, "max_connections: 100", "max_connections: 10"),
 		"a database's name": spoil(t, "name: app", "name: App"),
 		"PostgreSQL's role": spoil(t, "owner: clerk", "owner: pg_monitor"),

@@ -157,7 +157,7 @@ func render(m *member.Member, memory mebibytes, maintenance bool) (string, error
 		"RestAddress": netip.AddrPortFrom(m.Self.Address, plan.PatroniPort).String(),
 		"Address":     netip.AddrPortFrom(m.Self.Address, uint16(m.Site.Postgres.Port)).String(),
 		"Consensus":   members, "Roles": roles,
-		"Rest": restKeys(m), "MiB": int(memory), "Memory": memorySettings(memory, m.Site.Postgres), "Access": access(m.Plan), "Bootstrap": "", "Maintenance": maintenance,
+		"Rest": restKeys(m), "Margin": m.Site.Patroni.SafetyMargin(), "MiB": int(memory), "Memory": memorySettings(memory, m.Site.Postgres), "Access": access(m.Plan), "Bootstrap": "", "Maintenance": maintenance,
 	}
 	if m.Site.Bootstrap == m.Self.Name {
 		dcs, err := json.Marshal(initial(m))
