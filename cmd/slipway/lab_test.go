@@ -356,8 +356,9 @@ func TestTheExitStatusOfStatusTellsTrouble(t *testing.T) {
 }
 
 func TestStatusTellsOfNodesThatCannotAnswerInALab(t *testing.T) {
-	s := clusterStatus{Lab: &daemon.State{Nodes: []lab.NodeState{{Name: "a", On: true}, {Name: "b"}, {Name: "c", On: true, Blocked: true}}}}
-	if got, want := s.power(), "\nIn the lab on this machine; powered off: b; cut off the network: c.\n"; got != want {
+	s := clusterStatus{Lab: &daemon.State{Nodes: []lab.NodeState{{Name: "a", On: true}, {Name: "b"}, {Name: "c", On: true}},
+		Faults: []daemon.Fault{{Name: "isolation", Nodes: []string{"a", "c"}}}}}
+	if got, want := s.power(), "\nIn the lab on this machine; powered off: b; isolation of a, c.\n"; got != want {
 		t.Errorf("%q, want %q", got, want)
 	}
 	if s.Lab = nil; s.power() != "" {

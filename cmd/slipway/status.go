@@ -167,13 +167,10 @@ func (s *clusterStatus) power() string {
 	if s.Lab == nil {
 		return ""
 	}
-	var off, blocked []string
+	var off []string
 	for _, n := range s.Lab.Nodes {
-		switch {
-		case !n.On:
+		if !n.On {
 			off = append(off, n.Name)
-		case n.Blocked:
-			blocked = append(blocked, n.Name)
 		}
 	}
 	var b strings.Builder
@@ -181,8 +178,8 @@ func (s *clusterStatus) power() string {
 	if len(off) > 0 {
 		fmt.Fprintf(&b, "; powered off: %s", strings.Join(off, ", "))
 	}
-	if len(blocked) > 0 {
-		fmt.Fprintf(&b, "; cut off the network: %s", strings.Join(blocked, ", "))
+	for _, f := range s.Lab.Faults {
+		fmt.Fprintf(&b, "; %s of %s", f.Name, strings.Join(f.Nodes, ", "))
 	}
 	return b.String() + ".\n"
 }

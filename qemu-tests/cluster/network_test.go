@@ -162,10 +162,12 @@ func TestAnOrdinaryUserRunsALab(t *testing.T) {
 		}
 		u.says(u.runs("console", "cluster.yaml", "db1"), "db1 login:")
 	})
-	u.part("a blocked node is out of reach until it is not", func(u *user) {
-		u.order(daemon.Block, "lb1")
+	u.part("an isolated node is out of reach until that is healed", func(u *user) {
+		u.says(u.runs("inject", "cluster.yaml", "isolation", "lb1"), "isolation of lb1, until: slipway heal cluster.yaml")
 		u.fails(1, "ssh", "cluster.yaml", "db1", "--", "ping -c 1 -W 2 10.77.1.21")
-		u.order(daemon.Unblock, "lb1")
+		_, status, _ := u.call("status", "cluster.yaml") // which ends with 9: lb1 does not answer
+		u.says(status, "isolation of lb1")
+		u.says(u.runs("heal", "cluster.yaml"), "healed: isolation of lb1")
 		u.ssh("db1", "ping -c 1 -w 30 10.77.1.21")
 	})
 	u.part("a power cut leaves the disk to the next start", func(u *user) {

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/slipwayhq/slipway/firstboot/operations"
+	"github.com/slipwayhq/slipway/internal/fault"
 	"github.com/slipwayhq/slipway/qemu-tests/drill/schedule"
 	"github.com/slipwayhq/slipway/qemu-tests/lab"
 	"github.com/slipwayhq/slipway/qemu-tests/lab/ether"
@@ -62,6 +63,9 @@ func plan(name string, shortest, longest time.Duration, targets ...schedule.Targ
 
 // switchover is what slipway switchover does, agreed to beforehand.
 func switchover(ctx context.Context, s strike) error {
+	if s.admin == nil {
+		return fault.New(fault.Usage, "a switchover is no fault of a machine").WithMend("run slipway switchover")
+	}
 	r := operations.Runner{Cluster: s.admin, Say: func(string) {}, Agree: func(context.Context, string) error { return nil }}
 	_, err := r.Run(ctx, operations.Switchover(s.admin, "", ""))
 	return err

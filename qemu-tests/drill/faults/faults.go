@@ -37,7 +37,7 @@ type strike struct {
 	cluster *lab.Cluster
 	nodes   []string
 	random  *rand.Rand
-	admin   *operations.Cluster
+	admin   *operations.Cluster // nil without an administrator's certificate
 }
 
 // others are the nodes that are not hit.
@@ -103,6 +103,34 @@ func Schedule(all []Fault) (out []schedule.Fault) {
 	return out
 }
 
+// limit bounds what is asked of a guest; a guest that is emulated is slow.
+const limit = 3 * time.Minute
+
+// Inject makes the fault on nodes of a cluster, without an administrator's
+// certificate. What chance it needs comes from the seed.
+func (f Fault) Inject(ctx context.Context, cluster *lab.Cluster, nodes []string, seed uint64) error {
+	return f.hit(ctx, strike{cluster: cluster, nodes: nodes}, seed)
+}
+
+func (f Fault) hit(ctx context.Context, s strike, seed uint64) error {
+	s.random = rand.New(rand.NewPCG(seed, 0))
+	bounded, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	return f.inject(bounded, s)
+}
+
+// Lasts reports whether there is something to heal afterwards.
+func (f Fault) Lasts() bool { return f.heal != nil }
+
+// Heal undoes what Inject has done with the same nodes; a Fault keeps nothing itself.
+func (f Fault) Heal(ctx context.Context, cluster *lab.Cluster, nodes []string) error {
+	if f.heal == nil {
+		return nil
+	}
+	// Not bounded: a machine that is given power has it for as long as this context lives.
+	return f.heal(ctx, strike{cluster: cluster, nodes: nodes})
+}
+
 // On has faults hit the machines of a cluster.
 func On(l *drill.Lab, all []Fault) (out []drill.Fault) {
 	for _, f := range all {
@@ -111,8 +139,7 @@ func On(l *drill.Lab, all []Fault) (out []drill.Fault) {
 	return out
 }
 
-// bound is a fault and its cluster. Healing undoes what inject has done with the same
-// names, so it keeps nothing itself.
+// bound is a fault and its cluster.
 type bound struct {
 	fault Fault
 	lab   *drill.Lab
@@ -121,21 +148,12 @@ type bound struct {
 // Plan implements drill.Fault.
 func (b bound) Plan() schedule.Fault { return b.fault.Fault }
 
-// limit bounds what is asked of a guest; a guest that is emulated is slow.
-const limit = 3 * time.Minute
-
 // Inject implements drill.Fault.
 func (b bound) Inject(ctx context.Context, nodes []string, seed uint64) error {
-	bounded, cancel := context.WithTimeout(ctx, limit)
-	defer cancel()
-	return b.fault.inject(bounded, strike{b.lab.Cluster, nodes, rand.New(rand.NewPCG(seed, 0)), b.lab.Operations()})
+	return b.fault.hit(ctx, strike{cluster: b.lab.Cluster, nodes: nodes, admin: b.lab.Operations()}, seed)
 }
 
 // Heal implements drill.Fault.
 func (b bound) Heal(ctx context.Context, nodes []string) error {
-	if b.fault.heal == nil {
-		return nil
-	}
-	// Not bounded: a machine that is given power has it for as long as this context lives.
-	return b.fault.heal(ctx, strike{cluster: b.lab.Cluster, nodes: nodes})
+	return b.fault.Heal(ctx, b.lab.Cluster, nodes)
 }

@@ -48,10 +48,22 @@ func (c *Client) Reports(ctx context.Context, limit time.Duration) (map[string]N
 	return all, c.ask(ctx, http.MethodGet, "/v1/reports?limit="+limit.String(), nil, &all)
 }
 
-// Order has nodes started, stopped, blocked.
+// Order has nodes started or stopped.
 func (c *Client) Order(ctx context.Context, o Order) (Outcome, error) {
 	var out Outcome
 	return out, c.ask(ctx, http.MethodPost, "/v1/power", o, &out)
+}
+
+// Inject has a fault made on nodes, which lasts until Heal or is over at once.
+func (c *Client) Inject(ctx context.Context, name string, nodes []string) (Fault, error) {
+	var f Fault
+	return f, c.ask(ctx, http.MethodPost, "/v1/faults", Fault{Name: name, Nodes: nodes}, &f)
+}
+
+// Heal has all faults undone, and says which there were.
+func (c *Client) Heal(ctx context.Context) ([]Fault, error) {
+	var all []Fault
+	return all, c.ask(ctx, http.MethodDelete, "/v1/faults", nil, &all)
 }
 
 // Adopt has the daemon read the topology's file again, in which there may be other

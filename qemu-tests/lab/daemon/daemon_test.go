@@ -68,6 +68,8 @@ type toyLab struct {
 	closed bool
 	dialed []string
 	hangs  map[string]bool // does not shut down
+	healed []string        // faults
+	sticks bool            // faults do not go away
 }
 
 func newToyLab() *toyLab {
@@ -126,8 +128,30 @@ func (l *toyLab) setCut(name string, cut bool) error {
 	return nil
 }
 
-func (l *toyLab) Block(name string) error   { return l.setCut(name, true) }
-func (l *toyLab) Unblock(name string) error { return l.setCut(name, false) }
+func (l *toyLab) Inject(_ context.Context, name string, nodes []string) (bool, error) {
+	if name == "hiccup" {
+		return false, nil
+	}
+	var errs []error
+	for _, n := range nodes {
+		errs = append(errs, l.setCut(n, true))
+	}
+	if name == "half" {
+		errs = append(errs, fault.New(fault.Failed, "the other half did not work"))
+	}
+	return true, errors.Join(errs...)
+}
+
+func (l *toyLab) Heal(_ context.Context, name string, nodes []string) error {
+	if l.sticks {
+		return errors.New("it does not answer")
+	}
+	l.healed = append(l.healed, name)
+	for _, n := range nodes {
+		l.setCut(n, false)
+	}
+	return nil
+}
 
 func (l *toyLab) Dial(_ context.Context, address string) (net.Conn, error) {
 	l.mu.Lock()
@@ -303,19 +327,67 @@ func TestOrdersChangeOnlyWhatIsNotSoAlready(t *testing.T) {
 		t.Errorf("a second start started %v", got)
 	}
 	order(Order{Action: Crash, Nodes: []string{"one"}})
-	order(Order{Action: Block, Nodes: []string{"two"}})
 	s, err := c.State(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
 	one, _ := s.Node("one")
 	two, _ := s.Node("two")
-	if one.On || !two.On || !two.Blocked || s.Cluster != "toy" || s.PID != os.Getpid() {
+	if one.On || !two.On || s.Cluster != "toy" || s.PID != os.Getpid() {
 		t.Errorf("%+v", s)
 	}
-	order(Order{Action: Unblock, Nodes: []string{"two"}})
-	if s, _ := c.State(t.Context()); s.Nodes[1].Blocked {
-		t.Error("two is still blocked")
+}
+
+func TestFaultsThatLastAreHealedInReverse(t *testing.T) {
+	toy := newToyLab()
+	c, _ := serve(t, toy)
+	inject := func(name string, nodes ...string) (Fault, error) {
+		t.Helper()
+		return c.Inject(t.Context(), name, nodes)
+	}
+	if f, err := inject("hiccup", "one"); err != nil || f.Lasts {
+		t.Errorf("%+v, %v", f, err)
+	}
+	if f, err := inject("isolation", "two"); err != nil || !f.Lasts || f.Since.IsZero() {
+		t.Errorf("%+v, %v", f, err)
+	}
+	// What was made on some nodes only has to be healed as well.
+	if _, err := inject("half", "one"); fault.Of(err) != fault.Failed {
+		t.Errorf("%v", err)
+	}
+	for _, nodes := range [][]string{{"three"}, {}} {
+		if _, err := inject("isolation", nodes...); fault.Of(err) != fault.Usage {
+			t.Errorf("%q: %v", nodes, err)
+		}
+	}
+	active := func() (names []string) {
+		t.Helper()
+		s, err := c.State(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, f := range s.Faults {
+			names = append(names, f.Name)
+		}
+		return names
+	}
+	if got := active(); !slices.Equal(got, []string{"isolation", "half"}) {
+		t.Errorf("faults %q", got)
+	}
+	toy.sticks = true
+	if _, err := c.Heal(t.Context()); err == nil || !strings.Contains(err.Error(), "half of one: it does not answer") {
+		t.Errorf("%v", err)
+	}
+	if got := active(); !slices.Equal(got, []string{"isolation", "half"}) {
+		t.Errorf("faults that did not go away: %q", got)
+	}
+	toy.sticks = false
+	healed, err := c.Heal(t.Context())
+	if err != nil || len(healed) != 2 || !slices.Equal(toy.healed, []string{"half", "isolation"}) || len(active()) != 0 {
+		t.Errorf("healed %+v, %v; %q", healed, err, toy.healed)
+	}
+	if healed, err := c.Heal(t.Context()); err != nil || healed == nil || len(healed) != 0 {
+		t.Errorf("healed %#v, %v", healed, err)
 	}
 }
 

@@ -19,6 +19,7 @@ type State struct {
 	Since    time.Time       `json:"since"`
 	Nodes    []lab.NodeState `json:"nodes"`
 	Forwards []Forward       `json:"forwards"`
+	Faults   []Fault         `json:"faults"` // that were made and not healed yet, the oldest first
 }
 
 // Node finds a node by name.
@@ -39,15 +40,13 @@ type Forward struct {
 	Host    string `json:"host"`    // address and port on this computer
 }
 
-// Action is what can be done to the power or the network of nodes.
+// Action is what can be done to the power of nodes.
 type Action string
 
 const (
 	Start    Action = "start"    // those that are on stay as they are
 	Shutdown Action = "shutdown" // ask the guest, and cut the power after the limit
 	Crash    Action = "crash"    // cut the power
-	Block    Action = "block"    // cut the network
-	Unblock  Action = "unblock"
 )
 
 // Order is the body of POST /v1/power.
@@ -61,6 +60,15 @@ type Order struct {
 type Outcome struct {
 	Changed []string `json:"changed"` // nodes that it was not so already
 	Forced  []string `json:"forced"`  // nodes that did not shut down in time
+}
+
+// Fault is what was done to nodes: the body of POST /v1/faults, and an element of
+// the answer to DELETE /v1/faults. Names are those of package faults.
+type Fault struct {
+	Name  string    `json:"name"`
+	Nodes []string  `json:"nodes"`
+	Since time.Time `json:"since,omitzero"`
+	Lasts bool      `json:"lasts"` // whether it has to be healed; else it is over
 }
 
 // Size is the body of POST /v1/nodes/NAME/size: how large the terminal is that

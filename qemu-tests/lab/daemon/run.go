@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"math/rand/v2"
 	"net/netip"
 	"os"
 
@@ -11,6 +12,7 @@ import (
 
 	"github.com/slipwayhq/slipway/firstboot/topology"
 	"github.com/slipwayhq/slipway/internal/fault"
+	"github.com/slipwayhq/slipway/qemu-tests/drill/faults"
 	"github.com/slipwayhq/slipway/qemu-tests/lab"
 )
 
@@ -54,7 +56,28 @@ func Run(ctx context.Context, place Place, log logrus.FieldLogger) (err error) {
 		return err
 	}
 	about := About{Cluster: top.Name, Topology: request.Topology, Digest: digest}
-	return Serve(ctx, place, about, cluster, forwards, log, starter.Ready)
+	return Serve(ctx, place, about, machines{cluster}, forwards, log, starter.Ready)
+}
+
+// machines are a cluster's, with the faults of package faults.
+type machines struct{ *lab.Cluster }
+
+// Inject implements Lab.
+func (m machines) Inject(ctx context.Context, name string, nodes []string) (lasts bool, err error) {
+	chosen, err := faults.Named([]string{name})
+	if err != nil {
+		return false, err
+	}
+	return chosen[0].Lasts(), chosen[0].Inject(ctx, m.Cluster, nodes, rand.Uint64())
+}
+
+// Heal implements Lab.
+func (m machines) Heal(ctx context.Context, name string, nodes []string) error {
+	chosen, err := faults.Named([]string{name})
+	if err != nil {
+		return err
+	}
+	return chosen[0].Heal(ctx, m.Cluster, nodes)
 }
 
 // Digest tells one text of a topology file from another: SHA-256, hexadecimal.

@@ -4,9 +4,12 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net"
 	"net/http"
 	"os"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -27,8 +30,10 @@ type Lab interface {
 	// Shutdown has the guests power off, and cuts the power of those that have not when ctx ends.
 	Shutdown(ctx context.Context, names ...string) (stopped, forced []string, err error)
 	Crash(names ...string) (stopped []string, err error)
-	Block(name string) error
-	Unblock(name string) error
+	// Inject makes a fault on nodes, and says whether it lasts until Heal.
+	Inject(ctx context.Context, fault string, nodes []string) (lasts bool, err error)
+	// Heal undoes a fault that lasts. A machine that gets power by it ends with ctx.
+	Heal(ctx context.Context, fault string, nodes []string) error
 	// Dial connects to an address in the cluster's network, from outside of it.
 	Dial(ctx context.Context, address string) (net.Conn, error)
 	// Console connects to a node's serial port.
@@ -67,6 +72,7 @@ type Server struct {
 	mu       sync.Mutex
 	about    About
 	consoles map[string]bool // nodes whose console has a viewer
+	faults   []Fault         // that last
 }
 
 // Serve answers on the place's socket until ctx ends or somebody says quit, and
@@ -120,6 +126,8 @@ func (s *Server) handler() http.Handler {
 	mux.HandleFunc("GET /v1/lab", func(w http.ResponseWriter, _ *http.Request) { answer(w, s.state()) })
 	mux.HandleFunc("GET /v1/reports", s.reports)
 	mux.HandleFunc("POST /v1/power", s.power)
+	mux.HandleFunc("POST /v1/faults", s.inject)
+	mux.HandleFunc("DELETE /v1/faults", s.heal)
 	mux.HandleFunc("POST /v1/adopt", s.adopt)
 	mux.HandleFunc("POST /v1/quit", func(w http.ResponseWriter, _ *http.Request) {
 		s.log.Info("told to end")
@@ -135,9 +143,9 @@ func (s *Server) handler() http.Handler {
 
 func (s *Server) state() State {
 	s.mu.Lock()
-	about := s.about
+	about, faults := s.about, append([]Fault{}, s.faults...)
 	s.mu.Unlock()
-	return State{Cluster: about.Cluster, Topology: about.Topology, Digest: about.Digest,
+	return State{Faults: faults, Cluster: about.Cluster, Topology: about.Topology, Digest: about.Digest,
 		PID: os.Getpid(), Since: s.since, Nodes: s.lab.Nodes(), Forwards: append([]Forward{}, s.forwards...)}
 }
 
@@ -206,21 +214,68 @@ func (s *Server) carryOut(ctx context.Context, order Order) (out Outcome, err er
 		out.Changed, out.Forced, err = s.lab.Shutdown(bounded, order.Nodes...)
 	case Crash:
 		out.Changed, err = s.lab.Crash(order.Nodes...)
-	case Block, Unblock:
-		do := s.lab.Block
-		if order.Action == Unblock {
-			do = s.lab.Unblock
-		}
-		for _, name := range order.Nodes {
-			if err = do(name); err != nil {
-				break
-			}
-			out.Changed = append(out.Changed, name)
-		}
 	default:
 		err = fault.New(fault.Usage, "there is no action %q", order.Action)
 	}
 	return out, err
+}
+
+func (s *Server) inject(w http.ResponseWriter, r *http.Request) {
+	var f Fault
+	err := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxBody)).Decode(&f)
+	if err != nil {
+		err = fault.New(fault.Usage, "fault: %w", err)
+	} else if len(f.Nodes) == 0 {
+		err = fault.New(fault.Usage, "%s: name the nodes that it hits", f.Name)
+	} else {
+		err = s.known(f.Nodes...)
+	}
+	if err == nil {
+		s.log.Infof("fault %s of %v", f.Name, f.Nodes)
+		f.Since = time.Now()
+		// Who asked may go away; a fault is made whole.
+		f.Lasts, err = s.lab.Inject(s.ctx, f.Name, f.Nodes)
+	}
+	// One that was made on some of the nodes has to be healed too.
+	if f.Lasts {
+		s.mu.Lock()
+		s.faults = append(s.faults, f)
+		s.mu.Unlock()
+	}
+	if err != nil {
+		s.log.Warnf("fault %s of %v: %v", f.Name, f.Nodes, err)
+		refuse(w, err)
+		return
+	}
+	answer(w, f)
+}
+
+// heal undoes all faults, the last one first. Those that cannot be undone yet stay.
+func (s *Server) heal(w http.ResponseWriter, _ *http.Request) {
+	s.mu.Lock()
+	faults := s.faults
+	s.faults = nil
+	s.mu.Unlock()
+	var left []Fault
+	var errs []error
+	healed := []Fault{}
+	for _, f := range slices.Backward(faults) {
+		s.log.Infof("healing %s of %v", f.Name, f.Nodes)
+		if err := s.lab.Heal(s.ctx, f.Name, f.Nodes); err != nil {
+			left, errs = append([]Fault{f}, left...), append(errs, fmt.Errorf("%s of %s: %w", f.Name, strings.Join(f.Nodes, ", "), err))
+			continue
+		}
+		healed = append(healed, f)
+	}
+	if err := errors.Join(errs...); err != nil {
+		s.mu.Lock()
+		s.faults = append(left, s.faults...)
+		s.mu.Unlock()
+		s.log.Warnf("healing: %v", err)
+		refuse(w, err)
+		return
+	}
+	answer(w, healed)
 }
 
 // reports asks all nodes that have power, at the same time. A guest that still
