@@ -25,7 +25,7 @@ test: setup lint bin/slipway
 unit: lint
 	$(GO) test $$($(GO) list ./... | grep -v /qemu-tests/)
 
-## make bench        figures, side by side with mkosi and mmdebstrap
+## make bench        figures, side by side with mkosi and mmdebstrap, aptly and skopeo
 bench: setup bin/slipway
 	$(GO) run ./cmd/bench
 

@@ -2,11 +2,15 @@ package apt_test
 
 import (
 	"bytes"
+	"compress/gzip"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/ulikunitz/xz"
 
 	"github.com/slipwayhq/slipway/builder/apt"
 	"github.com/slipwayhq/slipway/builder/apt/apttest"
@@ -211,6 +215,47 @@ func TestMistakesInADistributionFileAreNamed(t *testing.T) {
 				t.Errorf("got %v", err)
 			}
 		})
+	}
+}
+
+// TestAnIndexCannotTakeMoreRoomThanItsSignerSays reads small files that unpack to a lot.
+func TestAnIndexCannotTakeMoreRoomThanItsSignerSays(t *testing.T) {
+	packed := func(dictionary int) *bytes.Buffer {
+		var b bytes.Buffer
+		w, err := xz.WriterConfig{DictCap: dictionary}.NewWriter(&b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for range 4 {
+			if _, err := w.Write(make([]byte, 1<<20)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := w.Close(); err != nil {
+			t.Fatal(err)
+		}
+		return &b
+	}
+	var zipped bytes.Buffer
+	w := gzip.NewWriter(&zipped)
+	w.Write(make([]byte, 4<<20))
+	w.Close()
+	for name, c := range map[string]struct {
+		path, want string
+		from       *bytes.Buffer
+	}{
+		"xz":                     {"Packages.xz", "unpacks to more", packed(1 << 20)},
+		"gzip":                   {"Packages.gz", "unpacks to more", &zipped},
+		"xz that wants much RAM": {"Packages.xz", "", packed(96 << 20)},
+	} {
+		var read int64
+		err := apt.Decompress(c.from, apt.Index{Path: c.path}, &apt.FileSum{Size: 1 << 20}, func(r io.Reader) (err error) {
+			read, err = io.Copy(io.Discard, r)
+			return err
+		})
+		if err == nil || !strings.Contains(err.Error(), c.want) || fault.Of(err) != fault.Integrity || read > 2<<20 {
+			t.Errorf("%s: %d bytes were read, %v", name, read, err)
+		}
 	}
 }
 

@@ -1,6 +1,6 @@
 // Command bench measures slipway side by side with what a user would pick
-// instead: mkosi, and mmdebstrap with mke2fs and qemu-img. All make a Debian 13
-// with the packages of the same role, from package caches that are warm, in one run
+// instead: for mirrors aptly and skopeo, for images mkosi, and mmdebstrap with mke2fs and
+// qemu-img. All make a Debian 13 with the packages of the same role, from package caches that are warm, in one run
 // and in turns, so that a busy machine slows all of them alike. It prints medians
 // and ratios; the ratios are what a claim may rest on.
 //
@@ -39,12 +39,13 @@ func main() {
 	runs := flag.Int("runs", 3, "how often each is measured; the median counts")
 	dir := flag.String("dir", "out/bench", "where peers, caches and results are kept")
 	boot := flag.Bool("boot", true, "measure the boot too")
+	what := flag.String("of", "", "measure only builds, or only mirrors")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	b, err := newBench(ctx, *dir, *runs)
 	if err == nil {
-		err = b.all(*boot)
+		err = b.all(*what, *boot)
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
@@ -121,9 +122,9 @@ func mainMirror() (string, error) {
 	return strings.TrimSuffix(locations["main"][0], "/"), nil
 }
 
-// setUp writes the peers' files and installs mkosi into a tree of its own.
+// setUp writes the peers' files.
 func (b *bench) setUp() error {
-	err := fs.WalkDir(peerFiles, "peers", func(path string, d fs.DirEntry, err error) error {
+	return fs.WalkDir(peerFiles, "peers", func(path string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() {
 			return err
 		}
@@ -133,9 +134,10 @@ func (b *bench) setUp() error {
 		}
 		return os.WriteFile(filepath.Join(b.dir, d.Name()), data, 0o755)
 	})
-	if err != nil {
-		return err
-	}
+}
+
+// installMkosi makes a tree that holds it.
+func (b *bench) installMkosi() error {
 	tree := b.tree()
 	if _, err := os.Stat(filepath.Join(tree, "usr/bin/mkosi")); err != nil {
 		say("installing mkosi into %s", tree)
@@ -160,11 +162,22 @@ func (b *bench) setUp() error {
 
 func (b *bench) tree() string { return filepath.Join(b.dir, "trixie") }
 
-// all measures everything, warms first, and prints the report.
-func (b *bench) all(boot bool) error {
-	steps := []func() error{b.warm, b.cold, b.edit, b.roles, b.assemble, b.sizes}
+// all measures builds, warming first, or mirrors, or both, and prints the report.
+func (b *bench) all(what string, boot bool) error {
+	builds, mirrors := []func() error{b.warm, b.cold, b.edit, b.roles, b.assemble, b.sizes}, []func() error{b.mirrors}
 	if boot {
-		steps = append(steps, b.boot)
+		builds = append(builds, b.boot)
+	}
+	var steps []func() error
+	switch what {
+	case "":
+		steps = append(builds, mirrors...)
+	case "builds":
+		steps = builds
+	case "mirrors":
+		steps = mirrors
+	default:
+		return fmt.Errorf("-of %s: want builds or mirrors", what)
 	}
 	for _, step := range steps {
 		if err := step(); err != nil {

@@ -10,8 +10,11 @@ import (
 	"strings"
 )
 
-// warm fills every contender's package cache.
+// warm fills every builder's package cache.
 func (b *bench) warm() error {
+	if err := b.installMkosi(); err != nil {
+		return err
+	}
 	say("warming the package caches")
 	if _, err := b.run(b.slipway, "--cache", b.cache("warm"), "build", "--all", "--format", "qcow2", "--output", b.path("warm")); err != nil {
 		return err

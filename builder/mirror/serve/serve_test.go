@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -25,13 +26,13 @@ import (
 )
 
 // mirror is a published tree with a package and an image, and a server for it.
-func mirror(t *testing.T) (url string, img v1.Image, dir string, access *bytes.Buffer) {
+func mirror(t testing.TB) (url string, img v1.Image, dir string, access *bytes.Buffer) {
 	t.Helper()
 	dir = filepath.Join(t.TempDir(), "public")
 	pool := filepath.Join(dir, "debian/pool")
 	must(t, os.MkdirAll(pool, 0o755))
 	must(t, os.WriteFile(filepath.Join(pool, "a_1+b_amd64.deb"), []byte("0123456789"), 0o644))
-	must(t, os.WriteFile(filepath.Join(dir, "../secret"), []byte("secret"), 0o644))
+	must(t, os.WriteFile(filepath.Join(dir, "../secret"), []byte("the secret outside"), 0o644))
 	must(t, os.Symlink("../../secret", filepath.Join(dir, "debian/out")))
 	must(t, os.WriteFile(filepath.Join(pool, ".link-x"), []byte("half"), 0o644))
 	img, err := random.Image(1000, 3)
@@ -49,7 +50,7 @@ func mirror(t *testing.T) (url string, img v1.Image, dir string, access *bytes.B
 	return server.URL, img, dir, access
 }
 
-func emptyIndex(t *testing.T) v1.ImageIndex {
+func emptyIndex(t testing.TB) v1.ImageIndex {
 	t.Helper()
 	i, err := random.Index(1, 0, 0)
 	must(t, err)
@@ -109,7 +110,7 @@ func TestFilesComeWholeInRangesAndOnlyWhenNew(t *testing.T) {
 func TestNothingButThePublishedTreeIsServed(t *testing.T) {
 	url, _, _, _ := mirror(t)
 	for _, p := range []string{"/secret", "/../secret", "/%2e%2e/secret", "/debian/%2e%2e/%2e%2e/secret", "/debian/out", "/debian/pool/.link-x", "/debian", "/debian/pool/", "/debian//pool/a_1+b_amd64.deb", "/oci/blobs/sha256/none", "/v3/", "/v2/acme/session/blobs/sha256:../../../secret", "/v2/acme/session/blobs/none", "/v2/../secret"} {
-		if resp, body := ask(t, "GET", url+p); resp.StatusCode < 400 && resp.StatusCode != 301 || strings.Contains(body, "secret\n") || body == "secret" {
+		if resp, body := ask(t, "GET", url+p); resp.StatusCode < 400 && resp.StatusCode != 301 || strings.Contains(body, "the secret outside") {
 			t.Errorf("%s: %d %q", p, resp.StatusCode, body)
 		}
 	}
@@ -212,4 +213,25 @@ func TestServingEndsInGoodOrder(t *testing.T) {
 	}
 	stop()
 	must(t, <-ended)
+}
+
+func FuzzRequests(f *testing.F) {
+	_, _, dir, _ := mirror(f)
+	s, err := serve.New(dir, serve.Options{})
+	must(f, err)
+	for _, p := range []string{"/debian/pool/a_1+b_amd64.deb", "/debian/out", "/../secret", "/v2/acme/session/manifests/4.1", "/v2/acme/session/blobs/sha256:00", "/v2/_catalog?n=1&last=a", "/v2/acme/session/tags/list"} {
+		f.Add(p, "bytes=1-")
+	}
+	f.Fuzz(func(t *testing.T, target, ranges string) {
+		u, err := url.ParseRequestURI(target)
+		if err != nil {
+			return
+		}
+		r := &http.Request{Method: http.MethodGet, URL: u, Header: http.Header{"Range": {ranges}}, Proto: "HTTP/1.1"}
+		w := httptest.NewRecorder()
+		s.ServeHTTP(w, r)
+		if w.Code >= 500 || strings.Contains(w.Body.String(), "the secret outside") {
+			t.Errorf("%q: %d %q", target, w.Code, w.Body)
+		}
+	})
 }
