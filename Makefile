@@ -36,6 +36,7 @@ fuzz:
 ## make long         the cluster stories that take hours: two sites, orders of power-on with figures, upgrades, nodes that come and go
 long: setup bin/slipway
 	$(GO) test -tags long -run 'TestEveryFlippedBit|TestPowerCuts' -timeout 2h -v ./builder/mirror
+	$(GO) test -tags long -run 'TestAnIsolatedSite|TestRealClients' -timeout 2h -v ./qemu-tests/build
 	$(GO) test -tags long -run 'TestAReplicaThatIsGone|TestPasswordsAndCertificates|TestAFailoverWithin|TestBackupsOnStorage|TestTheRepositoryHolds|TestAGapIsTold' -timeout 60m -v ./firstboot/role/database
 	$(GO) test -tags long -run 'TestALostDatabase' -timeout 30m -v ./qemu-tests/drill/native
 	$(GO) test -tags long -run 'TestPostgresHA|TestOrders|TestUpgrade|TestNodesComeAndGo|TestBackup' -timeout 3h -v ./qemu-tests/cluster
@@ -63,7 +64,7 @@ drill: setup bin/slipway
 lint:
 	@fmt=$$(gofmt -l cmd builder firstboot internal qemu-tests); [ -z "$$fmt" ] || { echo "gofmt: $$fmt"; exit 1; }
 	$(GO) vet ./...
-	$(GO) vet -tags long ./qemu-tests/cluster ./qemu-tests/drill/native ./firstboot/role/database ./builder/mirror
+	$(GO) vet -tags long ./qemu-tests/cluster ./qemu-tests/drill/native ./firstboot/role/database ./builder/mirror ./qemu-tests/build
 
 setup:
 	@qemu-tests/setup
