@@ -19,6 +19,9 @@ const (
 	// of a version that does not come up, and one of the former, fit in it on slow machines too.
 	restartPatience = 20 * time.Minute
 	restartPause    = 2 * time.Second
+	// successorPatience is how long a primary that is to start anew waits for somebody who
+	// can take over.
+	successorPatience = 3 * time.Minute
 )
 
 // restarter waits for nodes that start anew.
@@ -58,16 +61,40 @@ func (r *restarter) handOver(ctx context.Context, now overview.Overview, n plan.
 	if err != nil {
 		return err
 	}
-	d, err := databaseOf(now, n.Site)
-	if err != nil {
-		return err
-	}
-	to, err := candidate(s, now, d, "")
+	d, to, err := r.successor(ctx, now, s, say)
 	if err != nil {
 		return err
 	}
 	say(fmt.Sprintf("%s leads site %s: handing over to %s first", n.Name, n.Site, to))
 	return handOver(r.c, s, d, to).Do(ctx, say)
+}
+
+// successor is who can take over the database of a site. A replica that came back a
+// moment ago may wait for it: it becomes a synchronous standby when the primary's
+// Patroni looks the next time.
+func (r *restarter) successor(ctx context.Context, now overview.Overview, s plan.Site, say func(string)) (d *status.Database, to string, err error) {
+	until := time.Now().Add(min(r.patience, successorPatience))
+	last := ""
+	for {
+		if d, err = databaseOf(now, s.Name); err == nil {
+			to, err = candidate(s, now, d, "")
+		}
+		if err == nil || time.Now().After(until) {
+			return d, to, err
+		}
+		if err.Error() != last {
+			last = err.Error()
+			say("waiting: " + last)
+		}
+		select {
+		case <-ctx.Done():
+			return nil, "", ctx.Err()
+		case <-time.After(r.pause):
+		}
+		if now, err = r.look(ctx); err != nil {
+			return nil, "", err
+		}
+	}
 }
 
 // nested does another operation as a part of this one, which was agreed to.
