@@ -1,6 +1,7 @@
 package database
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"os"
@@ -224,10 +225,10 @@ func (s *Start) stage(ctx context.Context, n *node.Node, rest *patroni) (waits s
 		return fmt.Sprintf("becoming the leader (%s)", o.State), false, nil
 	case o.State == "running":
 		return "waiting to stream from " + lead.Node, false, nil
-	case strings.Contains(o.State, "creating replica"), o.State == "stopped", o.State == "":
+	case strings.Contains(o.State, "creating replica"):
 		return fmt.Sprintf("cloning from %s%s", lead.Node, cloned(n)), false, nil
 	default:
-		return fmt.Sprintf("joining %s (%s)", lead.Node, o.State), false, nil
+		return fmt.Sprintf("joining %s (%s)", lead.Node, cmp.Or(o.State, "stopped")), false, nil
 	}
 	if identifier.MatchString(o.System) {
 		err = writeRecord(n, m, record{System: o.System})
