@@ -19,7 +19,7 @@ func (r *run) actions() *actions.Server {
 		After: r.lookNow,
 		Line:  func(text string) { r.tracker.Update(func(*status.Report) {}, text) },
 		Actions: slices.Concat([]actions.Action{
-			database.Switchover, database.ForgetMember,
+			database.Switchover, database.ForgetMember, database.PromoteSite, database.DemoteSite, database.Position, database.ProbeSite,
 			steps.Maintenance,
 			backup.Backup, backup.Taking, backup.Looking,
 			consensus.Expel,

@@ -14,6 +14,7 @@ import (
 func (o *Overview) contradict() {
 	o.generations()
 	o.paths()
+	o.writers()
 	for _, s := range o.plan.Sites {
 		o.one(s.Name, "PostgreSQL", func(c *status.Cluster) string { return leaders(c.Database) })
 		o.one(s.Name, "etcd", func(c *status.Cluster) string { return consensusLeader(c.Consensus) })
@@ -27,6 +28,55 @@ func (o *Overview) contradict() {
 	for _, v := range o.plan.VIPs {
 		o.address(v)
 	}
+}
+
+// writers compares the sites that take writes with the one that is to.
+func (o *Overview) writers() {
+	meant := o.plan.WritableSite()
+	if len(o.plan.DatabaseSites()) < 2 {
+		return
+	}
+	o.Writable = []string{}
+	known := true
+	for _, site := range o.plan.DatabaseSites() {
+		if o.primary(site) != "" {
+			o.Writable = append(o.Writable, site)
+		} else if !o.told(site) {
+			known = false
+		}
+	}
+	switch {
+	case len(o.Writable) > 1:
+		o.say("SITES %s BOTH TAKE WRITES; by the plan site %s does. Keep clients away from the other, which becomes a standby as soon as it hears of the plan",
+			strings.Join(o.Writable, " AND "), meant)
+	case len(o.Writable) == 1 && o.Writable[0] != meant:
+		o.say("site %s takes writes; by the plan site %s does", o.Writable[0], meant)
+	case len(o.Writable) == 0 && known:
+		o.say("no site takes writes; by the plan site %s does", meant)
+	}
+}
+
+// primary is the node at a site that can be written to, as any node there says; "" if
+// there is none.
+func (o *Overview) primary(site string) string {
+	for _, n := range o.Nodes {
+		if c := n.cluster(); c != nil && n.Site == site && c.Database != nil {
+			for _, m := range c.Database.Members {
+				if m.Role == "leader" {
+					return m.Node
+				}
+			}
+		}
+	}
+	return ""
+}
+
+// told reports whether any node of a site tells how its database is.
+func (o *Overview) told(site string) bool {
+	return slices.ContainsFunc(o.Nodes, func(n Node) bool {
+		c := n.cluster()
+		return n.Site == site && c != nil && c.Database != nil
+	})
 }
 
 func (o *Overview) say(format string, args ...any) {

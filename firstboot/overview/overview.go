@@ -34,6 +34,8 @@ type Overview struct {
 	Generation int64     `json:"generation"` // of the plan that the nodes were asked by
 	At         time.Time `json:"at"`
 	Nodes      []Node    `json:"nodes"` // in the plan's order
+	// Writable are the sites that take writes, where more than one has a database.
+	Writable []string `json:"writable,omitempty"`
 	// Contradictions are what cannot be true at once, or must not be, in words.
 	Contradictions []string `json:"contradictions"`
 

@@ -55,6 +55,9 @@ func (o Overview) Text(now time.Time, style status.Style) string {
 			}
 		}
 	}
+	if line := o.sites(); line != "" {
+		b.WriteString("\n" + line + "\n")
+	}
 	if lines := o.consensus(); len(lines) > 0 {
 		b.WriteString("\n" + strings.Join(lines, "\n") + "\n")
 	}
@@ -138,6 +141,21 @@ func (n Node) notes() (out []string) {
 		}
 	}
 	return out
+}
+
+// sites says which site takes writes, where more than one has a database.
+func (o Overview) sites() string {
+	if len(o.plan.DatabaseSites()) < 2 {
+		return ""
+	}
+	if len(o.Writable) == 0 {
+		return "Writes: no site is seen to take any"
+	}
+	var words []string
+	for _, site := range o.Writable {
+		words = append(words, fmt.Sprintf("site %s (primary %s)", site, o.primary(site)))
+	}
+	return status.Clean("Writes: " + strings.Join(words, " AND "))
 }
 
 // consensus is a line for each site, as told by the first node that takes part.

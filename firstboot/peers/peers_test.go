@@ -393,10 +393,18 @@ func TestANewerPlanReachesThoseWhoHaveNotHeardOfIt(t *testing.T) {
 		if first == "the one that does not asks" {
 			order = []*agent{knows, old}
 		}
-		for _, a := range order {
-			if err := a.apply(t); err != nil {
+		for i, a := range order {
+			// Whoever hears of a newer plan does nothing more by the older one.
+			err, outdated := a.apply(t), i == 1 && a == old
+			if outdated != (err != nil) || outdated && !strings.Contains(err.Error(), "a newer plan came") {
 				t.Fatal(err)
 			}
+		}
+		if old.Service.Agrees("a") {
+			t.Error("a node that has just heard of a newer plan takes the others for agreeing")
+		}
+		if asks := order[1]; asks == knows && !asks.Service.Agrees("a") || asks.Service.Agrees("b") {
+			t.Error("who has handed on the newest plan is not agreed with, or a site that is not there agrees")
 		}
 		if len(old.kept) != 1 || old.kept[0] != 7 || len(knows.kept) != 0 {
 			t.Errorf("%s: kept %v, %v", first, old.kept, knows.kept)

@@ -52,13 +52,30 @@ func (t Task) Apply(ctx context.Context, n *node.Node) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.conflict != "" {
+	switch {
+	case s.conflict != "":
 		return errors.New(s.conflict)
-	}
-	if slices.Contains(s.self.revoked, n.Member.Serial()) && n.Member.Retired == "" {
+	case slices.Contains(s.self.revoked, n.Member.Serial()) && n.Member.Retired == "":
 		return errors.New(member.Superseded) // the next round acts on it
+	case s.self.latest > max(n.Member.Plan.Generation, n.Member.Removed):
+		// A new round begins. Until then nothing is done by this plan: it may let the
+		// node do what the newer one does not.
+		return errors.New("a newer plan came, which counts first")
 	}
 	return nil
+}
+
+// Agrees reports whether a node of a site has said, when last asked, that it knows no
+// plan that is newer than this node's.
+func (s *Service) Agrees(site string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, p := range s.peers {
+		if p.Site == site && p.agreed {
+			return true
+		}
+	}
+	return false
 }
 
 // begin starts the server and the asking, once.
@@ -167,6 +184,11 @@ func (s *Service) meet(ctx context.Context, self *identity, p *peer) error {
 	if err != nil {
 		return err
 	}
+	defer func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		p.agreed = err == nil && hello.Generation <= self.latest
+	}()
 	switch {
 	case hello.Generation > self.latest:
 		err = s.take(ctx, p)
@@ -210,6 +232,7 @@ func (s *Service) note(p *peer, hello Hello, err error) {
 	if answers := err == nil; answers != p.Answers || !p.asked {
 		p.Answers, p.asked, p.Since = answers, true, s.Now().UTC().Truncate(time.Second)
 	}
+	p.agreed = false
 	if p.Problem = ""; err == nil {
 		p.State, p.Expires = hello.State, hello.Expires
 		return

@@ -78,6 +78,7 @@ type sighting struct {
 type peer struct {
 	status.Peer
 	asked  bool
+	agreed bool // when last asked: it answers, and neither of the two plans was newer
 	client *client
 }
 
@@ -223,6 +224,11 @@ func (s *Service) offer(signed plan.Signed, by actions.Caller) (newer bool, err 
 	err, outcome := s.Keep(p, signed), "done"
 	if err != nil {
 		outcome = err.Error()
+		s.mu.Lock()
+		if s.self != nil && s.self.latest == p.Generation {
+			s.self = self // it was not kept, and is taken again when a peer next tells of it
+		}
+		s.mu.Unlock()
 	}
 	return true, errors.Join(err, end(outcome))
 }

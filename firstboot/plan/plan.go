@@ -42,6 +42,11 @@ type Plan struct {
 	Nodes      []Node     `json:"nodes"`            // sorted by name
 	VIPs       []VIP      `json:"vips"`             // sorted by name
 	Databases  []Database `json:"databases"`        // sorted by name
+	// Writable is the site whose database takes writes, once an administrator has
+	// decided that against what the topology began with; else "". See Promote.
+	Writable string `json:"writable,omitempty"`
+	// Turn is the generation in which Writable came to be what it is.
+	Turn int64 `json:"turn,omitempty"`
 	// Clients are the networks whose computers may use the services on the VIPs.
 	Clients []netip.Prefix `json:"clients"`
 	// Backup is nil where no backups are made.

@@ -179,6 +179,9 @@ func (w *writer) updatePlan() error {
 	}
 	next := w.t.Plan()
 	next.Revoked = w.v.Revoked()
+	if err := next.Keep(last); err != nil {
+		return err
+	}
 	if w.change, err = compare(last, next); err != nil {
 		return err
 	}

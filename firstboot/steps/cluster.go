@@ -49,7 +49,7 @@ func Cluster(m *Membership, among peers.Task, again func(why string)) []Task {
 		{Step: Addresses{again}, After: []string{"time"}},
 		{Step: among, After: []string{"addresses"}},
 		{Step: &consensus.Start{}, After: []string{"peers"}},
-		{Step: &database.Start{}, After: []string{"consensus"}},
+		{Step: &database.Start{Agrees: among.Service.Agrees}, After: []string{"consensus"}},
 		// After the database in this list, since it reads what that has observed.
 		{Step: &backup.Start{}, After: []string{"peers"}},
 		{Step: balancer.Start{}, After: []string{"peers"}},

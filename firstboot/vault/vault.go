@@ -300,6 +300,14 @@ func (v *Vault) AddPlan(p *plan.Plan) error {
 	return nil
 }
 
+// NewestPlan is the newest plan, signed.
+func (v *Vault) NewestPlan() (plan.Signed, error) {
+	if len(v.state.Plans) == 0 {
+		return plan.Signed{}, fault.New(fault.Internal, "the store has no plan yet")
+	}
+	return v.state.Plans[len(v.state.Plans)-1], nil
+}
+
 // SeedPlan is the plan that a node's seed carries, or the newest one if its seed
 // has never been written.
 func (v *Vault) SeedPlan(node string) (plan.Signed, error) {

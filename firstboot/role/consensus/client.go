@@ -181,6 +181,28 @@ func after(prefix string) string {
 	return prefix[:len(prefix)-1] + string(prefix[len(prefix)-1]+1)
 }
 
+// Replace gives a key a new value, in one step with the look whether it still has
+// the old one, and reports whether it had.
+func (c *Client) Replace(ctx context.Context, key, old, value string) (bool, error) {
+	return c.ifStill(ctx, key, old, map[string]any{"request_put": map[string]any{"key": encode(key), "value": encode(value)}})
+}
+
+// DeleteIf takes a key away if it still has that value, and reports whether it had.
+func (c *Client) DeleteIf(ctx context.Context, key, old string) (bool, error) {
+	return c.ifStill(ctx, key, old, map[string]any{"request_delete_range": map[string]any{"key": encode(key)}})
+}
+
+func (c *Client) ifStill(ctx context.Context, key, old string, do map[string]any) (bool, error) {
+	var answer struct {
+		Succeeded bool `json:"succeeded"`
+	}
+	err := c.any(ctx, "/v3/kv/txn", map[string]any{
+		"compare": []any{map[string]any{"key": encode(key), "target": "VALUE", "value": encode(old)}},
+		"success": []any{do},
+	}, &answer)
+	return answer.Succeeded, err
+}
+
 func encode(text string) string { return base64.StdEncoding.EncodeToString([]byte(text)) }
 
 // any asks one member after the other until one answers.

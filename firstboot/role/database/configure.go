@@ -45,7 +45,11 @@ func (Configure) Apply(ctx context.Context, n *node.Node) error {
 	if err != nil {
 		return err
 	}
-	text, err := render(m, memory, n.Maintenance() != nil)
+	r, err := readRecord(n, m)
+	if err != nil {
+		return err
+	}
+	text, err := render(m, memory, n.Maintenance() != nil, turned(m, r))
 	if err != nil {
 		return err
 	}
@@ -135,8 +139,9 @@ func quote(text string) (string, error) {
 }
 
 // render is Patroni's configuration. A node in maintenance must not lead, nor be one
-// whose word makes a commit count, and is not read from.
-func render(m *member.Member, memory mebibytes, maintenance bool) (string, error) {
+// whose word makes a commit count, and is not read from. unchecked keeps Patroni from
+// rewinding what this node's data holds and the promoted site lacks.
+func render(m *member.Member, memory mebibytes, maintenance, unchecked bool) (string, error) {
 	t, err := template.New("patroni.yml").Funcs(template.FuncMap{"q": quote}).Parse(configuration)
 	if err != nil {
 		return "", err
@@ -157,7 +162,8 @@ func render(m *member.Member, memory mebibytes, maintenance bool) (string, error
 		"RestAddress": netip.AddrPortFrom(m.Self.Address, plan.PatroniPort).String(),
 		"Address":     netip.AddrPortFrom(m.Self.Address, uint16(m.Site.Postgres.Port)).String(),
 		"Consensus":   members, "Roles": roles,
-		"Rest": restKeys(m), "Margin": m.Site.Patroni.SafetyMargin(), "MiB": int(memory), "Memory": memorySettings(memory, m.Site.Postgres), "Access": access(m.Plan), "Bootstrap": "", "Maintenance": maintenance,
+		"Rest": restKeys(m), "Margin": m.Site.Patroni.SafetyMargin(), "MiB": int(memory), "Memory": memorySettings(memory, m.Site.Postgres), "Access": access(m.Plan), "Bootstrap": "",
+		"Maintenance": maintenance, "Unchecked": unchecked,
 	}
 	if m.Site.Bootstrap == m.Self.Name {
 		dcs, err := json.Marshal(initial(m))

@@ -75,6 +75,9 @@ type record struct {
 	Begun bool `json:"begun,omitempty"`
 	// System identifies the database that was whole here at last.
 	System string `json:"system,omitempty"`
+	// Turn is that of the plan by which the data was last known to hold nothing that
+	// the promoted site lacks.
+	Turn int64 `json:"turn,omitempty"`
 }
 
 func readRecord(n *node.Node, m *member.Member) (record, error) {
@@ -90,7 +93,11 @@ func readRecord(n *node.Node, m *member.Member) (record, error) {
 }
 
 func writeRecord(n *node.Node, m *member.Member, r record) error {
-	r.Cluster, r.Scope = m.Plan.ID, m.Site.Scope
+	before, err := readRecord(n, m)
+	if err != nil {
+		return err
+	}
+	r.Cluster, r.Scope, r.Turn = m.Plan.ID, m.Site.Scope, max(r.Turn, before.Turn)
 	text, err := json.Marshal(r)
 	if err != nil {
 		return err

@@ -83,12 +83,16 @@ func initial(m *member.Member) tree {
 // follows is the other site, which a standby site replicates. With several hosts
 // PostgreSQL itself finds the one that can be written to.
 func follows(m *member.Member) tree {
+	return followsSite(m, m.Site.StandbyOf)
+}
+
+func followsSite(m *member.Member, other string) tree {
 	var hosts []string
 	port := m.Site.Postgres.Port
-	for _, n := range m.Plan.DatabaseNodes(m.Site.StandbyOf) {
+	for _, n := range m.Plan.DatabaseNodes(other) {
 		hosts = append(hosts, n.Address.String())
 	}
-	if site, err := m.Plan.Site(m.Site.StandbyOf); err == nil {
+	if site, err := m.Plan.Site(other); err == nil {
 		port = site.Postgres.Port
 	}
 	return tree{
@@ -148,7 +152,8 @@ func difference(have, want tree) tree {
 
 // merged lays b over a and leaves both as they are.
 func merged(a, b tree) tree {
-	all := maps.Clone(a)
+	all := tree{}
+	maps.Copy(all, a)
 	for key, value := range b {
 		old, is := all[key].(tree)
 		if sub, ok := value.(tree); ok && is {

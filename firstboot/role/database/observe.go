@@ -21,6 +21,7 @@ func (s *Start) Observe(ctx context.Context, n *node.Node, c *status.Cluster) er
 	if !runs(m) {
 		return nil
 	}
+	aside := asideProblems(n)
 	restore, err := restoring(n)
 	if err != nil {
 		return err
@@ -30,7 +31,7 @@ func (s *Start) Observe(ctx context.Context, n *node.Node, c *status.Cluster) er
 		return fmt.Errorf("the database is being brought back to %s; to go on: %s", restore.Target, restore.Again())
 	}
 	if n.Held(Unit) {
-		return nil // Start says why
+		return told(aside) // Start says why it is held
 	}
 	rest, err := s.dial(m)
 	if err != nil {
@@ -50,15 +51,15 @@ func (s *Start) Observe(ctx context.Context, n *node.Node, c *status.Cluster) er
 	if c.Database = &d; restore != nil {
 		d.Restore = restore.report()
 	}
-	wrong := problems(m, d, o, c.Excused)
+	wrong := append(problems(m, d, o, c.Excused), aside...)
 	primary := o.Role == "primary" && o.State == "running"
-	if primary {
+	if primary || o.Role == standby && o.State == "running" && m.Site.StandbyOf != "" {
 		now := reign{m.Plan, m.Issue, o.Timeline}
 		done, err := s.lead(ctx, n, rest, now)
 		if err != nil {
 			wrong = append(wrong, err.Error())
 		}
-		if issue := m.Issue; done {
+		if issue := m.Issue; done && primary {
 			d.Furnished = &issue
 		}
 	}
@@ -74,10 +75,15 @@ func (s *Start) Observe(ctx context.Context, n *node.Node, c *status.Cluster) er
 			d.Archiver = a
 		}
 	}
-	if len(wrong) > 0 {
-		return errors.New(strings.Join(wrong, "; "))
+	return told(wrong)
+}
+
+// told is what is wrong, as one error.
+func told(wrong []string) error {
+	if len(wrong) == 0 {
+		return nil
 	}
-	return nil
+	return errors.New(strings.Join(wrong, "; "))
 }
 
 // lead tends the cluster once in each reign, beside the observer, which must not
@@ -130,6 +136,12 @@ func problems(m *member.Member, d status.Database, self own, excused func(node s
 	}
 	if self.Role == "primary" && lead != "" && lead != m.Self.Name {
 		say("this node can be written to while %s leads", lead)
+	}
+	switch {
+	case self.Role == "primary" && m.Site.StandbyOf != "":
+		say("this site takes writes, which by the plan site %s does", m.Plan.WritableSite())
+	case self.Role == standby && m.Site.StandbyOf == "":
+		say("this site is a standby, and by the plan it takes the writes; to have it do so: slipway promote-site %s", m.Site.Name)
 	}
 	for _, n := range m.Plan.DatabaseNodes(m.Site.Name) {
 		if !excused(n.Name) && !slices.ContainsFunc(d.Members, func(v status.DatabaseMember) bool { return v.Node == n.Name }) {

@@ -306,8 +306,9 @@ const (
 	noCluster  = 4
 )
 
-// halt stops a server that recovers or was left recovering. What one has left behind
-// that was killed, or lost its power, goes: pgBackRest refuses to restore beside it.
+// halt stops PostgreSQL in good order, if it runs outside of Patroni: its standbys have
+// all it has then, as far as they are connected. What a server has left behind that was
+// killed, or lost its power, goes: pgBackRest refuses to restore beside it.
 func halt(ctx context.Context, n *node.Node) error {
 	const mark = dataDir + "/postmaster.pid"
 	if !n.Exists(mark) {

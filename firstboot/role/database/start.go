@@ -24,6 +24,12 @@ const lookAgain = 2 * time.Second
 // Start starts Patroni, unless the data directory is not this cluster's, waits
 // until this node leads or streams, and makes the plan's databases where it leads.
 type Start struct {
+	// Agrees reports whether a node of another site has said that no plan is newer
+	// than this node's; nil asks nobody.
+	Agrees func(site string) bool
+	// Alone is after how long a site starts without a word from another; 0 is a minute.
+	Alone time.Duration
+
 	mu     sync.Mutex
 	of     *member.Member
 	rest   *patroni // with its connections, from one look to the next
@@ -44,6 +50,15 @@ func (s *Start) Apply(ctx context.Context, n *node.Node) error {
 	rest, err := s.dial(m)
 	if err != nil {
 		return err
+	}
+	r, err := readRecord(n, m)
+	if err != nil {
+		return err
+	}
+	if turned(m, r) {
+		if err := s.fence(ctx, n, rest); err != nil {
+			return err
+		}
 	}
 	if !n.UnitActive(ctx, Unit) {
 		if err := s.admit(ctx, n, rest); err != nil {
@@ -134,7 +149,10 @@ func (s *Start) admit(ctx context.Context, n *node.Node, rest *patroni) error {
 			return err
 		}
 	}
-	if d.empty && m.Site.StandbyOf != "" && m.Site.Bootstrap == m.Self.Name && !identifier.MatchString(key) {
+	if !d.empty {
+		return s.heard(ctx, n, rest)
+	}
+	if m.Site.StandbyOf != "" && m.Site.Bootstrap == m.Self.Name && !identifier.MatchString(key) {
 		return primaryAnswers(ctx, n, rest)
 	}
 	return nil
@@ -262,6 +280,9 @@ func tend(ctx context.Context, n *node.Node, rest *patroni) error {
 	}
 	if changed {
 		n.Changed("told Patroni the plan's parameters")
+	}
+	if n.Member.Site.StandbyOf != "" {
+		return nil // the other site's databases come by replication
 	}
 	made, err := furnish(ctx, n, n.Member)
 	if err != nil {

@@ -202,6 +202,13 @@ func (n *Node) Vanish() {
 // Inside is a command line that runs in the node's network.
 func (n *Node) Inside(argv ...string) []string { return n.inside(argv...) }
 
+// Link puts the node's cable in or takes it out.
+func (n *Node) Link(in bool) {
+	n.t.Helper()
+	state := map[bool]string{true: "up", false: "down"}[in]
+	n.command("ip", "link", "set", fmt.Sprintf("port%d", n.net), state)
+}
+
 // inside runs a command line in the node's network.
 func (n *Node) inside(argv ...string) []string {
 	return append([]string{"nsenter", "--net=/proc/" + strconv.Itoa(n.net) + "/ns/net"}, argv...)

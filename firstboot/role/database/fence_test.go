@@ -1,0 +1,226 @@
+package database
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/slipwayhq/slipway/firstboot/member"
+	"github.com/slipwayhq/slipway/firstboot/membertest"
+	"github.com/slipwayhq/slipway/firstboot/node"
+)
+
+// turnedTo is a node of the test's plan after a site was promoted.
+func turnedTo(t *testing.T, name, site string) *member.Member {
+	t.Helper()
+	m := at(t, name)
+	if err := m.Plan.Promote(site, 5); err != nil {
+		t.Fatal(err)
+	}
+	var err error
+	if m.Site, err = m.Plan.Site(m.Self.Site); err != nil {
+		t.Fatal(err)
+	}
+	return m
+}
+
+func TestOnlyAPromotionMakesANodeLookAtItsData(t *testing.T) {
+	for _, c := range []struct {
+		node, site string
+		record     int64
+		want       bool
+	}{
+		{"a-db1", "b", 0, true}, {"a-db1", "b", 5, false}, {"a-db1", "b", 4, true},
+		{"b-db1", "b", 0, false}, {"a-db1", "a", 0, false}, {"b-db1", "a", 0, true},
+	} {
+		if got := turned(turnedTo(t, c.node, c.site), record{Turn: c.record}); got != c.want {
+			t.Errorf("%s after site %s was promoted, last looked at in turn %d: %v", c.node, c.site, c.record, got)
+		}
+	}
+	if turned(at(t, "b-db1"), record{}) {
+		t.Error("a standby site that was one from the beginning looks at its data")
+	}
+}
+
+func TestWhatThePromotedSiteLacksIsTold(t *testing.T) {
+	f := fork{Timeline: 2, At: 0x5000}
+	for _, c := range []struct {
+		tip  tip
+		want bool
+	}{
+		{tip{2, 0x4fff}, false}, {tip{2, 0x5000}, true}, {tip{2, 0x5001}, true},
+		{tip{1, 0x9000}, false}, // of a node that its own site has left behind
+		{tip{3, 0x10}, true},    // the site went on by itself
+	} {
+		if got := f.lacks(c.tip); got != c.want {
+			t.Errorf("a log that ends at %v, of which the site has %v: %v", c.tip, f, got)
+		}
+	}
+}
+
+func TestPlacesInTheLogAreReadAsPostgreSQLWritesThem(t *testing.T) {
+	for text, want := range map[string]lsn{"0/0": 0, "0/3000148": 0x3000148, "A/F0000000": 0xAF0000000, "16/B374D848": 0x16B374D848} {
+		got, err := parseLSN(text)
+		if err != nil || got != want || got.String() != text {
+			t.Errorf("%s is %v, %v", text, got, err)
+		}
+	}
+	for _, text := range []string{"", "1", "/", "g/1", "0/123456789", "0/1; x", "-1/0"} {
+		if got, err := parseLSN(text); err == nil {
+			t.Errorf("%q is %v", text, got)
+		}
+	}
+}
+
+func TestAFencedSiteFollowsAndObeys(t *testing.T) {
+	before := at(t, "a-db1")
+	running, err := canonical(initial(before))
+	if err != nil {
+		t.Fatal(err)
+	}
+	running["pause"], running["loop_wait"] = true, 3.0
+	text, err := json.Marshal(running)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := turnedTo(t, "a-db1", "b")
+	next, err := fenced(string(text), m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got tree
+	if err := json.Unmarshal([]byte(next), &got); err != nil {
+		t.Fatal(err)
+	}
+	follow, _ := got["standby_cluster"].(tree)
+	if follow["host"] != "10.77.2.14" || follow["primary_slot_name"] != "standby_a" {
+		t.Errorf("it follows %v", follow)
+	}
+	if _, paused := got["pause"]; paused {
+		t.Error("Patroni stays paused, and would not obey")
+	}
+	if _, slots := got["slots"]; slots {
+		t.Errorf("it keeps WAL back for a site that does not follow it any more: %v", got["slots"])
+	}
+	if got["loop_wait"] != 3.0 || got["synchronous_mode"] != "quorum" {
+		t.Errorf("what an operator had set is gone: %v", got)
+	}
+	if again, err := fenced(next, m); err != nil || again != "" {
+		t.Errorf("a second time: %s, %v", again, err)
+	}
+	if _, err := fenced("[", m); err == nil {
+		t.Error("garbage was taken for a configuration")
+	}
+}
+
+func TestPatroniDoesNotRewindWhatWasNotLookedAt(t *testing.T) {
+	for _, c := range []struct {
+		unchecked bool
+		want      int
+	}{{true, 1}, {false, 0}} {
+		text, err := render(withSecrets(t), 2048, false, c.unchecked)
+		if err != nil || strings.Count(text, "use_pg_rewind: false") != c.want {
+			t.Errorf("not looked at: %v: %v\n%s", c.unchecked, err, text)
+		}
+	}
+}
+
+func withSecrets(t *testing.T) *member.Member {
+	m := turnedTo(t, "a-db1", "b")
+	m.Secrets = map[string]string{}
+	return m
+}
+
+// listener takes what a step says.
+type listener struct{ waits, changes []string }
+
+func (l *listener) Waiting(why string)     { l.waits = append(l.waits, why) }
+func (l *listener) Changed(what string)    { l.changes = append(l.changes, what) }
+func (l *listener) Warn(node.Warning)      {}
+func (l *listener) Say(string)             {}
+func (l *listener) HostKey(string, string) {}
+func (l *listener) Login(string)           {}
+
+func TestASiteStartsAloneOnlyAfterItHasAskedTheOther(t *testing.T) {
+	c := membertest.New(t)
+	c.Plan.Sites = append(c.Plan.Sites, c.Plan.Sites[0])
+	c.Plan.Sites[1].Name, c.Plan.Sites[1].Scope, c.Plan.Sites[1].StandbyOf, c.Plan.Sites[1].Consensus = "b", "shop-b", "a", nil
+	far := c.Plan.Nodes[0]
+	far.Name, far.Site, far.Address = "b-db1", "b", far.Address.Next().Next().Next()
+	c.Plan.Nodes = append(c.Plan.Nodes, far)
+	heard := func(name string, ctx context.Context, agrees func(string) bool) (*listener, error) {
+		said := &listener{}
+		m := c.Member(t, name)
+		rest, err := dial(m)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s := &Start{Agrees: agrees, Alone: 20 * time.Millisecond}
+		return said, s.heard(ctx, &node.Node{Root: t.TempDir(), Member: m, Report: said}, rest)
+	}
+	asked := ""
+	said, err := heard("a-db1", t.Context(), func(site string) bool { asked += site; return asked == "bb" })
+	if err != nil || asked != "bb" || len(said.waits) != 1 || len(said.changes) != 0 {
+		t.Errorf("once the other site has answered: %v, asked for %q, %+v", err, asked, said)
+	}
+	said, err = heard("a-db1", t.Context(), func(string) bool { return false })
+	if err != nil || len(said.waits) == 0 || !strings.Contains(strings.Join(said.changes, ""), "without a word from another site") {
+		t.Errorf("where nobody answers: %v, %+v", err, said)
+	}
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err = heard("a-db1", ended, func(string) bool { return false }); !errors.Is(err, context.Canceled) {
+		t.Errorf("when a newer plan comes while it waits: %v", err)
+	}
+	if _, err = heard("b-db1", t.Context(), func(string) bool { t.Error("a standby site asks whether it may start"); return true }); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestWhatWasKeptAsideIsToldUntilItIsGone(t *testing.T) {
+	n := &node.Node{Root: t.TempDir()}
+	if got := asideProblems(n); len(got) != 0 {
+		t.Errorf("%q", got)
+	}
+	names := []string{divergedPrefix + "20261121T004500Z", divergedPrefix + "20261122T004500Z"}
+	for _, name := range names {
+		if err := os.MkdirAll(n.Path(name), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := keptAside(n); !slices.Equal(got, names) {
+		t.Errorf("%q", got)
+	}
+	if got := asideProblems(n); len(got) != 2 || !strings.Contains(got[0], names[0]) {
+		t.Errorf("%q", got)
+	}
+	if err := os.Remove(filepath.Join(n.Root, names[0])); err != nil {
+		t.Fatal(err)
+	}
+	if got := asideProblems(n); len(got) != 1 {
+		t.Errorf("%q", got)
+	}
+}
+
+func TestATimelineBeginsWhereItsHistorySays(t *testing.T) {
+	n := &node.Node{Root: t.TempDir()}
+	file := n.Path(dataDir + "/pg_wal/0000000A.history")
+	if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(file, []byte("1\t0/3000000\tno recovery target specified\n\n9\t0/5000A28\tbefore 2026\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := branch(n, 10); err != nil || got != 0x5000A28 {
+		t.Errorf("%s, %v", got, err)
+	}
+	if _, err := branch(n, 11); err == nil {
+		t.Error("a history that is not there was read")
+	}
+}
