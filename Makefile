@@ -37,9 +37,9 @@ fuzz:
 long: setup bin/slipway
 	$(GO) test -tags long -run 'TestEveryFlippedBit|TestPowerCuts' -timeout 2h -v ./builder/mirror
 	$(GO) test -tags long -run 'TestAnIsolatedSite|TestRealClients' -timeout 2h -v ./qemu-tests/build
-	$(GO) test -tags long -run 'TestAReplicaThatIsGone|TestPasswordsAndCertificates|TestAFailoverWithin|TestBackupsOnStorage|TestTheRepositoryHolds|TestAGapIsTold' -timeout 60m -v ./firstboot/role/database
+	$(GO) test -tags long -run 'TestAReplicaThatIsGone|TestPasswordsAndCertificates|TestAFailoverWithin|TestBackupsOnStorage|TestTheRepositoryHolds|TestAGapIsTold|TestSitesTakeTurns' -timeout 60m -v ./firstboot/role/database
 	$(GO) test -tags long -run 'TestALostDatabase' -timeout 30m -v ./qemu-tests/drill/native
-	$(GO) test -tags long -run 'TestPostgresHA|TestOrders|TestUpgrade|TestNodesComeAndGo|TestBackup' -timeout 3h -v ./qemu-tests/cluster
+	$(GO) test -tags long -run 'TestPostgresHA|TestOrders|TestUpgrade|TestNodesComeAndGo|TestBackup|TestSitesSwitchOver' -timeout 3h -v ./qemu-tests/cluster
 
 DRILL_CLUSTER ?= examples/postgres-ha/cluster.yaml
 DRILL_ROUNDS  ?= 10

@@ -14,6 +14,7 @@ import (
 	"github.com/slipwayhq/slipway/firstboot/member"
 	"github.com/slipwayhq/slipway/firstboot/membertest"
 	"github.com/slipwayhq/slipway/firstboot/node"
+	"github.com/slipwayhq/slipway/firstboot/plan"
 )
 
 // turnedTo is a node of the test's plan after a site was promoted.
@@ -133,7 +134,7 @@ func TestPatroniDoesNotRewindWhatWasNotLookedAt(t *testing.T) {
 
 func withSecrets(t *testing.T) *member.Member {
 	m := turnedTo(t, "a-db1", "b")
-	m.Secrets = map[string]string{}
+	m.Secrets = map[string]string{plan.SuperuserPassword: "one", plan.ReplicationPassword: "two", plan.RewindPassword: "three"}
 	return m
 }
 
@@ -154,31 +155,31 @@ func TestASiteStartsAloneOnlyAfterItHasAskedTheOther(t *testing.T) {
 	far := c.Plan.Nodes[0]
 	far.Name, far.Site, far.Address = "b-db1", "b", far.Address.Next().Next().Next()
 	c.Plan.Nodes = append(c.Plan.Nodes, far)
-	heard := func(name string, ctx context.Context, agrees func(string) bool) (*listener, error) {
+	heard := func(name string, ctx context.Context, alone time.Duration, agrees func(string) bool) (*listener, error) {
 		said := &listener{}
 		m := c.Member(t, name)
 		rest, err := dial(m)
 		if err != nil {
 			t.Fatal(err)
 		}
-		s := &Start{Agrees: agrees, Alone: 20 * time.Millisecond}
+		s := &Start{Agrees: agrees, Alone: alone}
 		return said, s.heard(ctx, &node.Node{Root: t.TempDir(), Member: m, Report: said}, rest)
 	}
 	asked := ""
-	said, err := heard("a-db1", t.Context(), func(site string) bool { asked += site; return asked == "bb" })
+	said, err := heard("a-db1", t.Context(), time.Hour, func(site string) bool { asked += site; return asked == "bb" })
 	if err != nil || asked != "bb" || len(said.waits) != 1 || len(said.changes) != 0 {
 		t.Errorf("once the other site has answered: %v, asked for %q, %+v", err, asked, said)
 	}
-	said, err = heard("a-db1", t.Context(), func(string) bool { return false })
+	said, err = heard("a-db1", t.Context(), time.Millisecond, func(string) bool { return false })
 	if err != nil || len(said.waits) == 0 || !strings.Contains(strings.Join(said.changes, ""), "without a word from another site") {
 		t.Errorf("where nobody answers: %v, %+v", err, said)
 	}
 	ended, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err = heard("a-db1", ended, func(string) bool { return false }); !errors.Is(err, context.Canceled) {
+	if _, err = heard("a-db1", ended, time.Hour, func(string) bool { return false }); !errors.Is(err, context.Canceled) {
 		t.Errorf("when a newer plan comes while it waits: %v", err)
 	}
-	if _, err = heard("b-db1", t.Context(), func(string) bool { t.Error("a standby site asks whether it may start"); return true }); err != nil {
+	if _, err = heard("b-db1", t.Context(), time.Hour, func(string) bool { t.Error("a standby site asks whether it may start"); return true }); err != nil {
 		t.Error(err)
 	}
 }

@@ -1,9 +1,10 @@
+//go:build long
+
 package database
 
 import (
 	"encoding/json"
 	"fmt"
-	"net/http/httptest"
 	"slices"
 	"strings"
 	"testing"
@@ -15,22 +16,10 @@ import (
 	"github.com/slipwayhq/slipway/firstboot/status"
 )
 
-// act has a node do what an administrator asks for.
-func (n *running) act(t *testing.T, action actions.Action, args, result any) error {
+// asked has a node do what an administrator asks for.
+func (n *running) asked(t *testing.T, a actions.Action, args, result any) error {
 	t.Helper()
-	body, err := json.Marshal(args)
-	if err != nil {
-		t.Fatal(err)
-	}
-	server := &actions.Server{Log: &actions.Log{Path: n.Path(actions.LogPath)}, Actions: []actions.Action{action}}
-	answer := httptest.NewRecorder()
-	request := httptest.NewRequestWithContext(t.Context(), "POST", "/v1/actions/"+action.Name, strings.NewReader(string(body)))
-	server.Act(answer, request, action.Name, *n.Node.Node.Node, actions.Caller{Name: "tests"})
-	data, err := actions.ReadEvents(answer.Body, func(e actions.Event) {
-		if e.Say != "" {
-			t.Logf("%s: %s: %s", n.Member.Self.Name, action.Name, e.Say)
-		}
-	})
+	data, err := n.act(t, a, args)
 	if err == nil && result != nil {
 		err = json.Unmarshal(data, result)
 	}
@@ -99,19 +88,19 @@ func TestSitesTakeTurns(t *testing.T) {
 
 func aPlannedSwitchLosesNothing(t *testing.T, p *plan.Plan, first, second, far *running) *plan.Plan {
 	next := turn(t, p, "b")
-	if err := far.act(t, PromoteSite, PromoteSiteArgs{Turn: next.Turn}, nil); err == nil || !strings.Contains(err.Error(), "has site a take the writes") {
+	if err := far.asked(t, PromoteSite, PromoteSiteArgs{Turn: next.Turn}, nil); err == nil || !strings.Contains(err.Error(), "has site a take the writes") {
 		t.Fatalf("promoted without a plan that says so: %v", err)
 	}
-	if err := second.act(t, DemoteSite, DemoteSiteArgs{To: "b"}, nil); err == nil || !strings.Contains(err.Error(), "is not the primary") {
+	if err := second.asked(t, DemoteSite, DemoteSiteArgs{To: "b"}, nil); err == nil || !strings.Contains(err.Error(), "is not the primary") {
 		t.Fatalf("demoted by a replica: %v", err)
 	}
 	first.sql(t, "INSERT INTO kept VALUES (2)")
-	if err := first.act(t, DemoteSite, DemoteSiteArgs{To: "b"}, nil); err != nil {
+	if err := first.asked(t, DemoteSite, DemoteSiteArgs{To: "b"}, nil); err != nil {
 		t.Fatalf("%v\n%s", err, first.Log(Unit))
 	}
 	var end PositionResult
 	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(200 * time.Millisecond) {
-		err := first.act(t, Position, struct{}{}, &end)
+		err := first.asked(t, Position, struct{}{}, &end)
 		if err == nil {
 			break
 		}
@@ -125,7 +114,7 @@ func aPlannedSwitchLosesNothing(t *testing.T, p *plan.Plan, first, second, far *
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := far.act(t, PromoteSite, PromoteSiteArgs{Turn: next.Turn, AtLeast: end.At}, nil); err != nil {
+	if err := far.asked(t, PromoteSite, PromoteSiteArgs{Turn: next.Turn, AtLeast: end.At}, nil); err != nil {
 		t.Fatalf("%v\n%s", err, far.Log(Unit))
 	}
 	if at, err := position(t.Context(), far.Node.Node.Node); err != nil || at <= beyond {
@@ -166,7 +155,7 @@ func aLostSiteComesBackAsAStandby(t *testing.T, p *plan.Plan, first, second, far
 	if d.Database.Leader() == "a-db2" {
 		lead = second
 	}
-	if err := lead.act(t, PromoteSite, PromoteSiteArgs{Turn: next.Turn}, nil); err != nil {
+	if err := lead.asked(t, PromoteSite, PromoteSiteArgs{Turn: next.Turn}, nil); err != nil {
 		t.Fatalf("%v\n%s", err, lead.Log(Unit))
 	}
 	lead.sql(t, "INSERT INTO kept VALUES (4)")

@@ -1,0 +1,244 @@
+//go:build long
+
+package clustertest
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/slipwayhq/slipway/firstboot/overview"
+	"github.com/slipwayhq/slipway/qemu-tests/images"
+	"github.com/slipwayhq/slipway/qemu-tests/lab/daemon"
+)
+
+// twoSites is examples/postgres-ha with as few machines as its rules need, and an
+// address of the database at site b as well.
+const twoSites = `slipway: 1
+name: two-sites
+domain: example.internal
+networks:
+  site-a: {subnet: 10.77.1.0/24, gateway: 10.77.1.1}
+  site-b: {subnet: 10.77.2.0/24, gateway: 10.77.2.1}
+sites:
+  a: {}
+  b: {standby_of: a}
+dns: {servers: [10.77.1.1, 10.77.2.1], search: [example.internal]}
+ntp: [10.77.1.1, 10.77.2.1]
+clients: [10.77.0.0/16]
+users:
+  - {name: ops, keys: [ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIIQWcKfXtgSLIULAjglp4cLpZ+GbfxfgW+3tsP16FZED ops@example.org]}
+vips:
+  - {name: database-a, site: a, address: 10.77.1.10, on: balancers, router_id: 51}
+  - {name: database-b, site: b, address: 10.77.2.10, on: databases, router_id: 52}
+databases:
+  - {name: app, owner: app}
+roles: {database: {patroni: ` + emulated + `}}
+nodes:
+  - {name: a-db1, role: db-master, site: a, nics: [{network: site-a, address: 10.77.1.11}], size: {cpus: 1, memory: 1GiB}}
+  - {name: a-lb1, role: balancer, site: a, nics: [{network: site-a, address: 10.77.1.21}], size: {cpus: 1, memory: 768MiB}}
+  - {name: b-db1, role: db-master, site: b, nics: [{network: site-b, address: 10.77.2.11}], size: {cpus: 1, memory: 1GiB}}
+`
+
+// sites is a user with a cluster of two sites.
+type sites struct {
+	*user
+	secret string // of the application's role
+}
+
+func (s sites) part(name string, tell func(s sites)) {
+	s.Helper()
+	begun := time.Now()
+	if !s.Run(name, func(t *testing.T) { tell(sites{&user{T: t, dir: s.dir, program: s.program}, s.secret}) }) {
+		s.FailNow()
+	}
+	s.Logf("%s: %.0f s", name, time.Since(begun).Seconds())
+}
+
+// once asks the database at a virtual address, as a client on this computer does.
+func (s sites) once(address, query string) (string, error) {
+	s.Helper()
+	for _, f := range s.state().Forwards {
+		if f.Name != address || f.Service != daemon.ReadWrite {
+			continue
+		}
+		host, port, _ := strings.Cut(f.Host, ":")
+		cmd := exec.CommandContext(s.Context(), "psql", "-XqtA", "-v", "ON_ERROR_STOP=1", "-c", query,
+			fmt.Sprintf("host=%s port=%s sslmode=verify-ca sslrootcert=%s user=app dbname=app connect_timeout=20", host, port, s.place().Authority()))
+		cmd.Env = append(os.Environ(), "PGPASSWORD="+s.secret)
+		out, err := cmd.CombinedOutput()
+		return strings.TrimSpace(string(out)), err
+	}
+	s.Fatalf("the lab has no port for %s", address)
+	return "", nil
+}
+
+// sql asks until it is answered.
+func (s sites) sql(address, query string) string {
+	s.Helper()
+	for deadline := time.Now().Add(readyTime); ; time.Sleep(askAgain) {
+		out, err := s.once(address, query)
+		if err == nil {
+			return out
+		}
+		if time.Now().After(deadline) {
+			_, text, _ := s.call("status", "cluster.yaml")
+			s.Fatalf("%s at %s: %s\n%s", query, address, out, text)
+		}
+	}
+}
+
+const allLines = "select string_agg(line, ', ' order by line) from lines"
+
+// on asks a node's own database.
+func (s sites) on(node, query string) string {
+	s.Helper()
+	return strings.TrimSpace(s.ssh(node, fmt.Sprintf(`sudo runuser -u postgres -- psql -XqtA -d app -c "%s"`, query)))
+}
+
+// replicates waits until a node's database holds these lines.
+func (s sites) replicates(node, want string) {
+	s.Helper()
+	got := ""
+	for deadline := time.Now().Add(readyTime); time.Now().Before(deadline); time.Sleep(askAgain) {
+		_, out, _ := s.call("ssh", "cluster.yaml", node, "--", fmt.Sprintf(`sudo runuser -u postgres -- psql -XqtA -d app -c "%s"`, allLines))
+		if got = strings.TrimSpace(out); got == want {
+			return
+		}
+	}
+	s.Fatalf("%s holds %q, want %q", node, got, want)
+}
+
+// order has something happen to the power or the network of nodes.
+func (s sites) order(action daemon.Action, nodes ...string) {
+	s.Helper()
+	if _, err := daemon.NewClient(s.place()).Order(s.Context(), daemon.Order{Action: action, Nodes: nodes}); err != nil {
+		s.Fatal(err)
+	}
+}
+
+// waits looks at the cluster until it is as wanted. At no look do two sites take writes.
+func (s sites) waits(what string, want func(o overview.Overview, code int) bool) overview.Overview {
+	s.Helper()
+	for deadline := time.Now().Add(formTime); ; time.Sleep(askAgain) {
+		code, out, said := s.call("status", "cluster.yaml", "--json")
+		var o overview.Overview
+		if err := json.Unmarshal([]byte(out), &o); err != nil {
+			s.Fatalf("status: %v\n%s%s", err, out, said)
+		}
+		if len(o.Writable) > 1 {
+			s.Fatalf("sites %v both take writes: %q", o.Writable, o.Contradictions)
+		}
+		if want(o, code) {
+			return o
+		}
+		if time.Now().After(deadline) {
+			_, text, _ := s.call("status", "cluster.yaml")
+			s.Fatalf("the cluster did not %s within %v:\n%s", what, formTime, text)
+		}
+	}
+}
+
+// becomesWhole waits until all is well and a site takes the writes.
+func (s sites) becomesWhole(writable string) {
+	s.Helper()
+	s.waits("be whole", func(o overview.Overview, code int) bool {
+		return code == 0 && len(o.Contradictions) == 0 && len(o.Writable) == 1 && o.Writable[0] == writable
+	})
+}
+
+// refuses has a site's address take no writes, whatever it answers.
+func (s sites) refuses(address string) {
+	s.Helper()
+	if out, err := s.once(address, "insert into lines values ('nobody may write this')"); err == nil {
+		s.Errorf("%s took a write: %s", address, out)
+	}
+}
+
+// TestSitesSwitchOver tells the story of a site that is lost, through the command.
+func TestSitesSwitchOver(t *testing.T) {
+	s := sites{user: newUser(t)}
+	s.write("cluster.yaml", twoSites)
+	s.shareImages(images.Path(t, "balancer", "qcow2"))
+	s.endLabs()
+	s.runs("up", "cluster.yaml", "--images", "images", "--timeout", formTime.String())
+	s.secret = strings.TrimSpace(s.runs("secret", "show", "cluster.yaml", "database-app", "--store", string(s.place().Store())))
+
+	s.part("both sites are well, and site a takes the writes", func(s sites) {
+		s.becomesWhole("a")
+		s.sql("database-a", "create table lines (line text primary key)")
+		s.sql("database-a", "insert into lines values ('1 at both')")
+		s.replicates("b-db1", "1 at both")
+		s.refuses("database-b")
+	})
+	s.part("a site that is alive is not given up by a yes", func(s sites) {
+		said := s.fails(9, "promote-site", "b", "cluster.yaml", "--yes")
+		s.says(said, "site a is not known to be lost")
+		s.says(said, "the agent of a-db1 answers here")
+		s.says(said, "--planned")
+		s.says(s.fails(2, "promote-site", "b", "cluster.yaml", "--yes", "--force-site", "b"), "nothing was done")
+		s.becomesWhole("a")
+	})
+	s.part("site a loses its power with a line that site b has not got", func(s sites) {
+		s.order(daemon.Block, "b-db1")
+		s.sql("database-a", "insert into lines values ('2 at site a alone')")
+		s.order(daemon.Crash, "a-db1", "a-lb1")
+		s.order(daemon.Unblock, "b-db1")
+		s.waits("tell of site b", func(o overview.Overview, _ int) bool { return o.Word("b-db1") != nil && len(o.Writable) == 0 })
+		s.refuses("database-b") // nobody has decided anything yet
+	})
+	s.part("site b is promoted, and clients find the database there", func(s sites) {
+		begun := time.Now()
+		said := s.runs("promote-site", "b", "cluster.yaml", "--yes")
+		s.says(said, "What it acknowledged and had not sent yet is missing afterwards")
+		s.sql("database-b", "insert into lines values ('3 at site b')")
+		s.Logf("from the decision to the first line: %.0f s", time.Since(begun).Seconds())
+		if got := s.sql("database-b", allLines); got != "1 at both, 3 at site b" {
+			t.Errorf("site b has %q", got)
+		}
+		// A client that knows both addresses needs no hand.
+		s.says(s.ssh("b-db1", "PGPASSWORD="+s.secret+` psql -XqtA "host=10.77.1.10,10.77.2.10 port=5432 user=app dbname=app sslmode=require connect_timeout=5 target_session_attrs=read-write" -c 'select inet_server_addr()'`), "10.77.2.10")
+	})
+	s.part("site a comes back, takes no writes and follows without a hand", func(s sites) {
+		s.order(daemon.Start, "a-db1", "a-lb1")
+		s.waits("have site a follow", func(o overview.Overview, _ int) bool {
+			s.refuses("database-a")
+			w := o.Word("a-db1")
+			return w != nil && w.Database != nil && w.Database.Standby && w.Database.Leader() == "a-db1"
+		})
+		s.replicates("a-db1", "1 at both, 3 at site b")
+		if got := s.on("a-db1", "select pg_is_in_recovery()"); got != "t" {
+			s.Errorf("a-db1 is in recovery: %q", got)
+		}
+		aside := strings.Fields(s.ssh("a-db1", "sudo sh -c 'ls -d /var/lib/postgresql/17/main.diverged-*'"))
+		if len(aside) != 1 {
+			s.Fatalf("kept aside: %q", aside)
+		}
+		_, text, _ := s.call("status", "cluster.yaml")
+		s.says(text, aside[0])
+		s.says(text, "Writes: site b (primary b-db1)")
+		kept := s.ssh("a-db1", fmt.Sprintf(`sudo sh -c 'rm -f %[1]s/standby.signal; echo "select line from lines" | runuser -u postgres -- /usr/lib/postgresql/17/bin/postgres --single -D %[1]s app 2>&1'`, aside[0]))
+		s.says(kept, `"2 at site a alone"`)
+		s.ssh("a-db1", "sudo rm -r "+aside[0])
+		s.becomesWhole("b")
+	})
+	s.part("site b is demoted and site a promoted, with nothing lost", func(s sites) {
+		s.says(s.runs("demote-site", "b", "cluster.yaml", "--yes"), "no site takes writes afterwards")
+		s.refuses("database-b")
+		s.runs("promote-site", "a", "cluster.yaml", "--yes")
+		s.sql("database-a", "insert into lines values ('4 at site a again')")
+		if got := s.sql("database-a", allLines); got != "1 at both, 3 at site b, 4 at site a again" {
+			s.Errorf("site a has %q", got)
+		}
+		s.becomesWhole("a")
+		s.replicates("b-db1", "1 at both, 3 at site b, 4 at site a again")
+		if got := s.ssh("b-db1", "sudo sh -c 'ls /var/lib/postgresql/17'"); strings.Contains(got, "diverged") {
+			s.Errorf("site b has put something aside where nothing was to be lost: %s", got)
+		}
+		s.refuses("database-b")
+	})
+}
