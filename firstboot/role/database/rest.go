@@ -37,6 +37,7 @@ type own struct {
 	Replication string `json:"replication_state"`
 	Timeline    int    `json:"timeline"` // grows whenever another one is promoted
 	Restart     bool   `json:"pending_restart"`
+	Pause       bool   `json:"pause"`
 }
 
 func (p *patroni) own(ctx context.Context, n plan.Node) (own, error) {

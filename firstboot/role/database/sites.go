@@ -90,7 +90,7 @@ const (
 	probeLimit       = 3 * time.Second
 	catchUpLimit     = time.Minute
 	sitePromoteLimit = time.Minute
-	pauseLimit       = 20 * time.Second
+	seesLimit        = 45 * time.Second
 )
 
 // promoteSite removes what makes the site a standby, and waits.
@@ -224,7 +224,7 @@ func demoteSite(ctx context.Context, e *actions.Env, a DemoteSiteArgs) error {
 	if o.Role != "primary" || o.State != "running" {
 		if running["pause"] == true && o.State != "running" {
 			// Interrupted between the two: nobody takes writes.
-			return rest.patchConfig(ctx, follow)
+			return rest.stands(ctx, follow)
 		}
 		return fault.New(fault.Failed, "%s is not the primary of site %s", m.Self.Name, m.Site.Name).WithMend("run the command again")
 	}
@@ -237,9 +237,9 @@ func demoteSite(ctx context.Context, e *actions.Env, a DemoteSiteArgs) error {
 		return err
 	}
 	// From here on it comes to an end even if the administrator goes away.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), standLimit+fenceLimit)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), standLimit+2*seesLimit+fenceLimit)
 	defer cancel()
-	err = rest.paused(ctx)
+	err = rest.sees(ctx, "it is paused", func(o own) bool { return o.Pause })
 	if err == nil {
 		err = halt(ctx, e.Node)
 	}
@@ -247,28 +247,36 @@ func demoteSite(ctx context.Context, e *actions.Env, a DemoteSiteArgs) error {
 		rest.patchConfig(ctx, tree{"pause": nil})
 		return fault.New(fault.Failed, "PostgreSQL does not stop; it goes on as it was: %w", err)
 	}
-	if err := rest.patchConfig(ctx, follow); err != nil {
+	if err := rest.stands(ctx, follow); err != nil {
 		return fault.New(fault.Failed, "PostgreSQL is stopped, and Patroni does not take up that it is a standby now: %s", mtls.Words(err)).WithMend("run the command again")
 	}
 	e.Say("site %s is a standby of site %s", m.Site.Name, a.To)
 	return nil
 }
 
-// paused waits until Patroni has heard of the pause.
-func (p *patroni) paused(ctx context.Context) error {
-	limited, cancel := context.WithTimeout(ctx, pauseLimit)
+// sees waits until Patroni of this node says that something is so.
+func (p *patroni) sees(ctx context.Context, what string, is func(own) bool) error {
+	limited, cancel := context.WithTimeout(ctx, seesLimit)
 	defer cancel()
 	for {
-		var o struct {
-			Pause bool `json:"pause"`
-		}
-		if err := p.mtls.JSON(limited, http.MethodGet, rest(p.m.Self)+"/patroni", nil, &o); err == nil && o.Pause {
+		o, err := p.own(limited, p.m.Self)
+		if err == nil && is(o) {
 			return nil
 		}
 		if !node.Sleep(limited, promotePause) {
-			return fmt.Errorf("Patroni does not pause within %s", pauseLimit)
+			return fmt.Errorf("Patroni does not see within %s that %s", seesLimit, what)
 		}
 	}
+}
+
+// stands makes a site whose PostgreSQL has been stopped a standby. Patroni has to have
+// seen the stop while it was paused: it takes it for a crash otherwise, and starts a
+// primary, for a moment.
+func (p *patroni) stands(ctx context.Context, follow tree) error {
+	if err := p.sees(ctx, "PostgreSQL is stopped", func(o own) bool { return o.State == "stopped" }); err != nil {
+		return err
+	}
+	return p.patchConfig(ctx, follow)
 }
 
 // followed makes sure that the other site streams, and is not far behind.
