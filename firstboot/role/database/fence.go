@@ -192,7 +192,7 @@ func (s *Start) keepAside(ctx context.Context, n *node.Node, rest *patroni) (boo
 	if ctx.Err() != nil {
 		return false, ctx.Err()
 	}
-	if err == nil && !f.lacks(end) {
+	if err == nil && (!f.lacks(end) || f.went(ctx, n, end)) {
 		return false, nil
 	}
 	why := fmt.Sprintf("this node's log goes on to %s on timeline %d; site %s went its own way at %s on timeline %d", end.at, end.timeline, m.Plan.WritableSite(), f.At, f.Timeline)
@@ -292,10 +292,12 @@ func uninitialize(ctx context.Context, n *node.Node, rest *patroni) error {
 }
 
 // mark is what a promoted site writes into its dynamic configuration: by which turn
-// it was, and on which timeline it stood before.
+// it was, on which timeline it stood before, and with which record the next began.
+// The last is there once the site takes writes.
 type mark struct {
-	Turn     int64 `json:"turn"`
-	Timeline int   `json:"timeline"`
+	Turn     int64  `json:"turn"`
+	Timeline int    `json:"timeline"`
+	Begins   string `json:"begins,omitempty"`
 }
 
 // markKey is where it stands.
@@ -330,14 +332,12 @@ func (p *patroni) forkOf(ctx context.Context, n plan.Node, turn int64) (fork, er
 	if o.Role != "primary" || o.State != "running" {
 		return fork{}, fmt.Errorf("%s, %s", o.Role, o.State)
 	}
-	var config struct {
-		Mark mark `json:"slipway_site"`
-	}
-	if err := p.mtls.JSON(ctx, http.MethodGet, rest(n)+"/config", nil, &config); err != nil {
+	m, err := p.marked(ctx, n)
+	if err != nil {
 		return fork{}, err
 	}
-	if config.Mark.Turn != turn {
-		return fork{}, fmt.Errorf("was promoted by the plan of generation %d, not %d", config.Mark.Turn, turn)
+	if m.Turn != turn {
+		return fork{}, fmt.Errorf("was promoted by the plan of generation %d, not %d", m.Turn, turn)
 	}
 	// Each entry is a list: a timeline, where it ended, why, when, who led the next.
 	var history [][]json.RawMessage
@@ -347,11 +347,40 @@ func (p *patroni) forkOf(ctx context.Context, n plan.Node, turn int64) (fork, er
 	for _, entry := range history {
 		var timeline int
 		var end uint64
-		if len(entry) >= 2 && json.Unmarshal(entry[0], &timeline) == nil && json.Unmarshal(entry[1], &end) == nil && timeline == config.Mark.Timeline {
-			return fork{timeline, lsn(end)}, nil
+		if len(entry) >= 2 && json.Unmarshal(entry[0], &timeline) == nil && json.Unmarshal(entry[1], &end) == nil && timeline == m.Timeline && m.Begins != "" {
+			return fork{timeline, lsn(end), m.Begins}, nil
 		}
 	}
 	return fork{}, errors.New("its history is not known yet")
+}
+
+// marked is the mark of a node's site.
+func (p *patroni) marked(ctx context.Context, n plan.Node) (mark, error) {
+	var config struct {
+		Mark mark `json:"slipway_site"`
+	}
+	err := p.mtls.JSON(ctx, http.MethodGet, rest(n)+"/config", nil, &config)
+	return config.Mark, err
+}
+
+// complete adds to the mark of a promoted site, on its primary, with which record its
+// own timeline began.
+func (p *patroni) complete(ctx context.Context, n *node.Node) error {
+	m, err := p.marked(ctx, p.m.Self)
+	if err != nil || m.Turn == 0 || m.Turn != p.m.Plan.Turn || m.Begins != "" {
+		return err
+	}
+	o, err := p.own(ctx, p.m.Self)
+	if err != nil {
+		return err
+	}
+	if m.Begins, err = onward(ctx, n, o.Timeline, m.Timeline); err != nil {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		m.Begins = unknown
+	}
+	return p.patchConfig(ctx, tree{markKey: m})
 }
 
 // keptAside are the data directories that were put aside, oldest first.

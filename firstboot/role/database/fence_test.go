@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -207,6 +208,47 @@ func TestWhatWasKeptAsideIsToldUntilItIsGone(t *testing.T) {
 	if got := asideProblems(n); len(got) != 1 {
 		t.Errorf("%q", got)
 	}
+}
+
+func TestALogThatWentOnAsThePromotedSitesDidLacksNothing(t *testing.T) {
+	n := &node.Node{Root: t.TempDir(), Run: waldump{}}
+	for name, text := range map[string]string{
+		dataDir + "/pg_wal/00000002.history": "1\t0/50220D0\tno recovery target specified\n",
+		dataDir + "/pg_wal/00000003.history": "1\t0/50220D0\tx\n\n2\t0/6000000\tx\n",
+		"/usr/bin/env":                       "",
+	} {
+		if err := os.MkdirAll(filepath.Dir(n.Path(name)), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(n.Path(name), []byte(text), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	begins := "lsn: 0/50220D0, -t 2, desc: END_OF_RECOVERY tli 2; prev tli 1"
+	for name, c := range map[string]struct {
+		fork fork
+		tip  tip
+		want bool
+	}{
+		"the site's own timeline":                {fork{1, 0x50220D0, begins}, tip{2, 0x5022108}, true},
+		"one that came of it":                    {fork{1, 0x50220D0, begins}, tip{3, 0x6000100}, true},
+		"the same number, from another node":     {fork{1, 0x50220D0, begins + " and later"}, tip{2, 0x5022108}, false},
+		"one that does not come from the common": {fork{2, 0x50220D0, begins}, tip{2, 0x5022108}, false},
+		"a beginning that nobody knows any more": {fork{1, 0x50220D0, unknown}, tip{2, 0x5022108}, false},
+		"no history":                             {fork{1, 0x50220D0, begins}, tip{4, 0x5022108}, false},
+	} {
+		if got := c.fork.went(t.Context(), n, c.tip); got != c.want {
+			t.Errorf("%s: %v", name, got)
+		}
+	}
+}
+
+// waldump answers for pg_waldump(1): a promotion wherever it is asked.
+type waldump struct{ node.Runner }
+
+func (waldump) Run(_ context.Context, c node.Command) (string, error) {
+	arg := func(flag string) string { return c.Argv[slices.Index(c.Argv, flag)+1] }
+	return fmt.Sprintf("lsn: %s, -t %s, desc: END_OF_RECOVERY tli 2; prev tli 1\n", arg("-s"), arg("-t")), nil
 }
 
 func TestATimelineBeginsWhereItsHistorySays(t *testing.T) {

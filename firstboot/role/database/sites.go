@@ -129,7 +129,7 @@ func promoteSite(ctx context.Context, e *actions.Env, a PromoteSiteArgs) (*Switc
 		return nil, err
 	}
 	// In one step with the promotion, so that there is none without the mark.
-	change = merged(change, tree{"standby_cluster": nil, markKey: mark{a.Turn, o.Timeline}})
+	change = merged(change, tree{"standby_cluster": nil, markKey: tree{"turn": a.Turn, "timeline": o.Timeline, "begins": nil}})
 	e.Say("site %s takes writes from now on", m.Site.Name)
 	if err := rest.patchConfig(ctx, change); err != nil {
 		return nil, err

@@ -129,7 +129,7 @@ func aPlannedSwitchLosesNothing(t *testing.T, p *plan.Plan, first, second, far *
 		n.shows(t, rows, "1,2,3")
 		n.shows(t, "SELECT pg_is_in_recovery()", "t")
 		if aside := keptAside(n.Node.Node.Node); len(aside) > 0 {
-			t.Errorf("%s put %q aside, where nothing was to be lost", n.Member.Self.Name, aside)
+			t.Fatalf("%s put %q aside, where nothing was to be lost: %q", n.Member.Self.Name, aside, n.Said.Changes)
 		}
 	}
 	if d := first.healthy(t); !d.Standby {

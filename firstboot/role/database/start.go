@@ -284,6 +284,9 @@ func tend(ctx context.Context, n *node.Node, rest *patroni) error {
 	if n.Member.Site.StandbyOf != "" {
 		return nil // the other site's databases come by replication
 	}
+	if err := rest.complete(ctx, n); err != nil {
+		return fmt.Errorf("telling how the site's own log began: %s", mtls.Words(err))
+	}
 	made, err := furnish(ctx, n, n.Member)
 	if err != nil {
 		return fmt.Errorf("making the plan's databases and roles: %w", err)

@@ -110,35 +110,103 @@ func lastRecord(ctx context.Context, n *node.Node) (tip, error) {
 	return end, err
 }
 
-// branch is where a timeline branched off: the last line of its history file is its
-// parent, where that ended, and why.
-func branch(n *node.Node, timeline int) (lsn, error) {
+// ancestor is a timeline that another one came from, and where it was left.
+type ancestor struct {
+	timeline int
+	end      lsn
+}
+
+// lineage are the timelines that one came from, oldest first, by its history file: each
+// line is a timeline, where it ended, and why.
+func lineage(n *node.Node, timeline int) ([]ancestor, error) {
 	text, err := n.Read(fmt.Sprintf("%s/pg_wal/%08X.history", dataDir, timeline))
+	if err != nil {
+		return nil, err
+	}
+	var list []ancestor
+	for line := range strings.Lines(string(text)) {
+		words := strings.Fields(line)
+		if len(words) < 2 {
+			continue
+		}
+		number, err := strconv.Atoi(words[0])
+		if err != nil {
+			continue // a comment
+		}
+		end, err := parseLSN(words[1])
+		if err != nil {
+			return nil, fmt.Errorf("the history of timeline %d cannot be read: %w", timeline, err)
+		}
+		list = append(list, ancestor{number, end})
+	}
+	if len(list) == 0 {
+		return nil, fmt.Errorf("the history of timeline %d cannot be read", timeline)
+	}
+	return list, nil
+}
+
+// branch is where a timeline branched off.
+func branch(n *node.Node, timeline int) (lsn, error) {
+	list, err := lineage(n, timeline)
 	if err != nil {
 		return 0, err
 	}
-	var at lsn
-	for line := range strings.Lines(string(text)) {
-		if words := strings.Fields(line); len(words) >= 2 {
-			if v, err := parseLSN(words[1]); err == nil {
-				at = v
-			}
+	return list[len(list)-1].end, nil
+}
+
+// onward is the first record after a timeline was left for the next one, on the way to
+// the timeline that the data directory is on. PostgreSQL writes there when that came
+// to be (END_OF_RECOVERY), to the microsecond: no two promotions have the same.
+func onward(ctx context.Context, n *node.Node, timeline, left int) (string, error) {
+	list, err := lineage(n, timeline)
+	if err != nil {
+		return "", err
+	}
+	for i, a := range list {
+		if a.timeline != left {
+			continue
 		}
+		next := timeline
+		if i+1 < len(list) {
+			next = list[i+1].timeline
+		}
+		out, err := n.Command(ctx, "env", "LC_ALL=C", "TZ=UTC", binDir+"/pg_waldump",
+			"-p", dataDir+"/pg_wal", "-t", strconv.Itoa(next), "-s", a.end.String(), "-n", "1")
+		if err != nil {
+			return "", err
+		}
+		if !strings.Contains(out, "desc: END_OF_RECOVERY ") {
+			return "", fmt.Errorf("timeline %d does not begin with a promotion", next)
+		}
+		return strings.TrimSpace(out), nil
 	}
-	if at == 0 {
-		return 0, fmt.Errorf("the history of timeline %d cannot be read", timeline)
-	}
-	return at, nil
+	return "", fmt.Errorf("timeline %d does not come from timeline %d", timeline, left)
 }
 
 // fork is where a site's database left the common history when it was promoted.
 type fork struct {
 	Timeline int // the last common one
 	At       lsn // and its end
+	// Begins is the first record of the next one, or unknown.
+	Begins string
 }
+
+// unknown stands for a first record that is there no more.
+const unknown = "unknown"
 
 // lacks reports whether the promoted site lacks something of a log that ends at
 // this tip. What is on an earlier timeline is the business of the site itself.
 func (f fork) lacks(t tip) bool {
 	return t.timeline > f.Timeline || t.timeline == f.Timeline && t.at >= f.At
+}
+
+// went reports whether the log in the data directory went on as the promoted site's
+// did: this node has followed it already. The number of a timeline does not tell, as
+// each site counts for itself.
+func (f fork) went(ctx context.Context, n *node.Node, t tip) bool {
+	if t.timeline <= f.Timeline || f.Begins == unknown {
+		return false
+	}
+	first, err := onward(ctx, n, t.timeline, f.Timeline)
+	return err == nil && first == f.Begins
 }
