@@ -113,7 +113,11 @@ func describePlan(w io.Writer, p *plan.Plan) error {
 		if v.Gateway > 0 {
 			ports += fmt.Sprintf(", %d and %d to the gateways", v.Gateway, v.Tunnel)
 		}
-		fmt.Fprintf(tab, "  %s\t%s\ton the %s of site %s, VRRP id %d\t%s\n", v.Name, v.Address, v.On, v.Site, v.RouterID, ports)
+		where := "site " + v.Site
+		if v.Moves() {
+			where = "whichever of the sites " + strings.Join(v.Sites, " and ") + " takes the writes"
+		}
+		fmt.Fprintf(tab, "  %s\t%s\ton the %s of %s, VRRP id %d\t%s\n", v.Name, v.Address, v.On, where, v.RouterID, ports)
 	}
 	if len(p.Databases) > 0 {
 		fmt.Fprintln(tab, "\ndatabases")

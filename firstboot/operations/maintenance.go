@@ -157,7 +157,7 @@ func givenUp(p *plan.Plan, now overview.Overview, n plan.Node, leads, forced boo
 				holder = h.Name
 			}
 		}
-		d, _ := databaseOf(now, v.Site)
+		d, _ := databaseOf(now, p.SiteOf(v))
 		switch {
 		case holder == n.Name:
 			say("the virtual address %s is still on %s", v.Name, n.Name)
@@ -241,7 +241,7 @@ func takenUp(p *plan.Plan, now overview.Overview, n plan.Node) (missing []string
 		say("%s is %s", n.Name, s)
 	}
 	for _, v := range p.HeldBy(n.Name) {
-		if v.On != plan.OnBalancers {
+		if v.On != plan.OnBalancers || p.SiteOf(v) != n.Site {
 			continue
 		}
 		for _, held := range answer.Report.Cluster.VIPs {

@@ -146,6 +146,9 @@ func (p *promotion) announce(ctx context.Context, say func(string)) error {
 		if err := next.Promote(p.Site, c.Plan.Generation+1); err != nil {
 			return err
 		}
+		if next.Apart++; p.Planned {
+			next.Apart = 0
+		}
 	}
 	signed, err := p.publish(next)
 	if err != nil {

@@ -194,7 +194,7 @@ func led(p *plan.Plan, now overview.Overview, s plan.Site, leader string, watche
 		}
 	}
 	for _, v := range p.VIPs {
-		if v.Site == s.Name {
+		if p.SiteOf(v) == s.Name {
 			missing = append(missing, leadsTo(p, now, v, leader)...)
 		}
 	}
@@ -203,7 +203,7 @@ func led(p *plan.Plan, now overview.Overview, s plan.Site, leader string, watche
 
 // leadsTo is what keeps a virtual address from leading to a node.
 func leadsTo(p *plan.Plan, now overview.Overview, v plan.VIP, leader string) []string {
-	d, err := databaseOf(now, v.Site)
+	d, err := databaseOf(now, p.SiteOf(v))
 	for _, h := range p.Holders(v) {
 		c := now.Word(h.Name)
 		if c == nil || !slices.ContainsFunc(c.VIPs, func(held status.VIP) bool { return held.Name == v.Name && held.Held }) {

@@ -197,6 +197,8 @@ func (o *Overview) address(v plan.VIP) {
 		}
 		o.say("%s is on %d nodes at once: %s", name, len(holders), strings.Join(names, ", "))
 		return
+	case v.On == plan.OnDatabases && len(holders) == 0 && o.plan.SiteOf(v) != o.plan.WritableSite():
+		return // a standby site has no primary that it could be on
 	case len(holders) == 0 && asked == all:
 		o.say("%s is on no node", name)
 		return
@@ -205,11 +207,18 @@ func (o *Overview) address(v plan.VIP) {
 		return
 	}
 	holder, c := holders[0], holders[0].cluster()
+	if site := o.plan.SiteOf(v); v.Moves() && holder.Site != site {
+		o.say("%s is on %s at site %s; by the plan site %s takes the writes", name, holder.Name, holder.Site, site)
+		return
+	}
 	if v.On == plan.OnDatabases {
-		if leader := leaders(c.Database); leader != holder.Name {
+		if leader := leaders(c.Database); leader != holder.Name || c.Database.Standby {
 			o.say("%s is on %s, which is not the primary", name, holder.Name)
 		}
 		return
+	}
+	if o.plan.SiteOf(v) != o.plan.WritableSite() {
+		return // nobody is to write there
 	}
 	if !slices.ContainsFunc(c.Backends, func(b status.Backend) bool { return b.Name == "read-write" && b.Up }) {
 		o.say("%s is on %s, whose HAProxy knows no database that can be written to", name, holder.Name)

@@ -16,6 +16,7 @@ import (
 	"github.com/slipwayhq/slipway/firstboot/member"
 	"github.com/slipwayhq/slipway/firstboot/membertest"
 	"github.com/slipwayhq/slipway/firstboot/pki"
+	"github.com/slipwayhq/slipway/firstboot/plan"
 	"github.com/slipwayhq/slipway/firstboot/status"
 )
 
@@ -184,6 +185,46 @@ func TestAnAddressOnTwoNodesIsSaid(t *testing.T) {
 	w.reports(t, "a-lb2", w.well("a-lb1"))
 	if o := w.gather(t); len(o.Contradictions) != 1 || !strings.Contains(o.Contradictions[0], "is on 2 nodes at once: a-lb1, a-lb2") {
 		t.Errorf("%q", o.Contradictions)
+	}
+}
+
+func TestAnAddressOfAStandbySiteMayBeNowhere(t *testing.T) {
+	for name, c := range map[string]struct {
+		change func(p *plan.Plan)
+		want   string
+	}{
+		"the standby's own":           {func(p *plan.Plan) { p.VIPs[0].Site = "b" }, ""},
+		"one that moves, at its site": {func(p *plan.Plan) { p.VIPs[0].Sites = []string{"a", "b"} }, "virtual address db (127.0.0.10) is on no node"},
+	} {
+		w := build(t)
+		far, s := w.Plan.Nodes[0], w.Plan.Sites[0]
+		far.Name, far.Site, far.Address = "b-db1", "b", far.Address.Next().Next().Next().Next()
+		s.Name, s.StandbyOf, s.Scope, s.Consensus = "b", "a", "shop-b", nil
+		w.Plan.Nodes, w.Plan.Sites = append(w.Plan.Nodes, far), append(w.Plan.Sites, s)
+		w.Plan.VIPs[0].On, w.Plan.VIPs[0].ReadOnly = plan.OnDatabases, 0
+		c.change(&w.Plan)
+		for _, name := range []string{"a-db1", "a-db2", "a-lb1"} {
+			r := w.well(name)
+			r.Cluster.VIPs = nil
+			w.reports(t, name, r)
+		}
+		r := w.well("b-db1")
+		r.Cluster.Site, r.Cluster.Consensus = "b", nil
+		r.Cluster.Database = &status.Database{Scope: "shop-b", SystemID: "7", Standby: true, Members: []status.DatabaseMember{{Node: "b-db1", Role: "standby_leader", State: "running", Timeline: 1}}}
+		w.reports(t, "b-db1", r)
+		if o := w.gather(t); strings.Join(o.Contradictions, "; ") != c.want {
+			t.Errorf("%s: %q", name, o.Contradictions)
+		}
+		// It is with the standby's leader.
+		r.Cluster.VIPs = []status.VIP{{Name: "db", Address: "127.0.0.10/8", Held: true}}
+		w.reports(t, "b-db1", r)
+		want := "is on b-db1, which is not the primary"
+		if w.Plan.VIPs[0].Moves() {
+			want = "is on b-db1 at site b; by the plan site a takes the writes"
+		}
+		if o := w.gather(t); len(o.Contradictions) != 1 || !strings.Contains(o.Contradictions[0], want) {
+			t.Errorf("%s: %q", name, o.Contradictions)
+		}
 	}
 }
 

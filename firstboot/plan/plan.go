@@ -47,6 +47,9 @@ type Plan struct {
 	Writable string `json:"writable,omitempty"`
 	// Turn is the generation in which Writable came to be what it is.
 	Turn int64 `json:"turn,omitempty"`
+	// Apart counts the promotions of a site, in a row, of which the other one may not
+	// have heard: 0 after one that both took part in.
+	Apart int `json:"apart,omitempty"`
 	// Clients are the networks whose computers may use the services on the VIPs.
 	Clients []netip.Prefix `json:"clients"`
 	// Backup is nil where no backups are made.
@@ -126,8 +129,12 @@ const (
 
 // VIP is a virtual address, kept by keepalived.
 type VIP struct {
-	Name     string       `json:"name"`
-	Site     string       `json:"site"`
+	Name string `json:"name"`
+	// Site is whose nodes hold it; where it moves between sites, the first of Sites.
+	Site string `json:"site"`
+	// Sites are those that it moves between, with the right to write: their nodes are
+	// on one network. Empty where it stays.
+	Sites    []string     `json:"sites,omitempty"`
 	Address  netip.Prefix `json:"address"` // with the prefix length of its network
 	On       Holder       `json:"on"`
 	RouterID int          `json:"router_id"` // VRRP's virtual router identifier, 1..255 (RFC 9568, 5.2.3)
@@ -268,12 +275,29 @@ func (p *Plan) Votes(name string) bool {
 	return slices.ContainsFunc(p.Sites, func(s Site) bool { return slices.Contains(s.Consensus, name) })
 }
 
+// Moves reports whether the address moves between sites.
+func (v VIP) Moves() bool { return len(v.Sites) > 0 }
+
 // Holders are the nodes that a virtual address may sit on, by name.
 func (p *Plan) Holders(v VIP) []Node {
-	if v.On == OnDatabases {
-		return p.DatabaseNodes(v.Site)
+	return p.nodes(func(n Node) bool {
+		if n.Site != v.Site && !slices.Contains(v.Sites, n.Site) {
+			return false
+		}
+		if v.On == OnDatabases {
+			return DatabaseRole(n.Role)
+		}
+		return n.Role == "balancer"
+	})
+}
+
+// SiteOf is the site that a virtual address belongs at: of those that it moves between,
+// the one that takes the writes.
+func (p *Plan) SiteOf(v VIP) string {
+	if w := p.WritableSite(); slices.Contains(v.Sites, w) {
+		return w
 	}
-	return p.Balancers(v.Site)
+	return v.Site
 }
 
 // HeldBy are the virtual addresses that may sit on a node.

@@ -127,6 +127,11 @@ func (p *Plan) check() error {
 		if _, err := p.Site(v.Site); err != nil || !v.Address.IsValid() {
 			return fault.New(fault.Input, "the plan's virtual address %s has no site or no address", v.Name)
 		}
+		for _, site := range v.Sites {
+			if _, err := p.Site(site); err != nil {
+				return err
+			}
+		}
 	}
 	return nil
 }

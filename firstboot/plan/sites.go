@@ -59,5 +59,6 @@ func (p *Plan) Keep(last *Plan) error {
 	if last == nil || last.Writable == "" || len(p.DatabaseNodes(last.Writable)) == 0 {
 		return nil
 	}
+	p.Apart = last.Apart
 	return p.Promote(last.Writable, last.Turn)
 }

@@ -61,13 +61,14 @@ func TestThereAndBackIsWhereItBegan(t *testing.T) {
 
 func TestAChangedTopologyDoesNotChangeWhoTakesWrites(t *testing.T) {
 	last := three()
+	last.Apart = 2
 	if err := last.Promote("b", 5); err != nil {
 		t.Fatal(err)
 	}
 	next := three()
 	next.Nodes = append(next.Nodes, Node{Name: "a-db2", Role: "db-replica", Site: "a"})
-	if err := next.Keep(last); err != nil || next.WritableSite() != "b" || next.Turn != 5 {
-		t.Errorf("%v; site %q takes writes, turn %d", err, next.WritableSite(), next.Turn)
+	if err := next.Keep(last); err != nil || next.WritableSite() != "b" || next.Turn != 5 || next.Apart != 2 {
+		t.Errorf("%v; site %q takes writes, turn %d, %d apart", err, next.WritableSite(), next.Turn, next.Apart)
 	}
 	if err := next.Keep(nil); err != nil {
 		t.Error(err)
@@ -77,5 +78,42 @@ func TestAChangedTopologyDoesNotChangeWhoTakesWrites(t *testing.T) {
 	next = three()
 	if err := next.Keep(last); err != nil || next.WritableSite() != "a" || next.Turn != 0 {
 		t.Errorf("%v; site %q takes writes, turn %d", err, next.WritableSite(), next.Turn)
+	}
+}
+
+func TestAnAddressThatMovesBelongsWhereTheWritesAre(t *testing.T) {
+	p := three()
+	p.Nodes = append(p.Nodes, Node{Name: "a-lb1", Role: "balancer", Site: "a"}, Node{Name: "b-lb1", Role: "balancer", Site: "b"})
+	stays := VIP{Name: "a", Site: "a", On: OnBalancers}
+	moves := VIP{Name: "both", Site: "a", Sites: []string{"a", "b"}, On: OnDatabases}
+	p.VIPs = []VIP{stays, moves}
+	held := func() (out string) {
+		for _, v := range p.VIPs {
+			out += v.Name + " at " + p.SiteOf(v) + ":"
+			for _, n := range p.Holders(v) {
+				out += " " + n.Name
+			}
+			out += "; "
+		}
+		return out
+	}
+	if got := held(); got != "a at a: a-lb1; both at a: a-db1 b-db1; " {
+		t.Error(got)
+	}
+	if err := p.Promote("b", 5); err != nil {
+		t.Fatal(err)
+	}
+	if got := held(); got != "a at a: a-lb1; both at b: a-db1 b-db1; " {
+		t.Error(got)
+	}
+	// Of a site that it does not move to, it goes nowhere.
+	if err := p.Promote("c", 6); err != nil {
+		t.Fatal(err)
+	}
+	if got := p.SiteOf(moves); got != "a" {
+		t.Error(got)
+	}
+	if len(p.HeldBy("b-lb1")) != 0 || len(p.HeldBy("b-db1")) != 1 {
+		t.Errorf("b-lb1 holds %v, b-db1 %v", p.HeldBy("b-lb1"), p.HeldBy("b-db1"))
 	}
 }

@@ -46,6 +46,33 @@ func (c *checker) site(field string, site *string) {
 	}
 }
 
+// sitesOf checks where a virtual address is, and between which sites it moves.
+func (c *checker) sitesOf(field string, v *VIP) {
+	if c.lines[field+".sites"] == 0 {
+		c.site(field+".site", &v.Site)
+		return
+	}
+	field += ".sites"
+	taken := c.register()
+	for i, site := range v.Sites {
+		switch {
+		case site == "":
+			return
+		case !slices.Contains(c.siteNames(), site):
+			c.unknown(at(field, i), "site", site, c.siteNames())
+		}
+		taken.add(at(field, i), site, "keep one of them", "the site %s", short(site))
+	}
+	switch {
+	case v.Site != "":
+		c.wrong(field, "take \"site\" out; the nodes of all these hold the address in turn", "site and sites cannot both stand")
+	case len(v.Sites) < 2:
+		c.wrong(field, "list the site that takes the writes and its standby, or write \"site\"", "an address moves between two sites at least")
+	default:
+		v.Site = v.Sites[0]
+	}
+}
+
 // machines checks each node by itself.
 func (c *checker) machines() {
 	if c.lines["nodes"] > 0 && len(c.Nodes) == 0 {

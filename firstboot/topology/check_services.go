@@ -22,34 +22,68 @@ func (c *checker) virtual() {
 		}
 		c.ports(field+".ports", v)
 		c.certificate(field+".certificate", v)
-		if !slices.Contains(c.siteNames(), v.Site) || v.On == "" {
-			continue
-		}
-		dbs, holders := c.in(v.Site, dbMaster, dbReplica), c.in(v.Site, balancer)
-		if v.On == plan.OnDatabases {
-			holders = dbs
-		} else if len(holders) == 0 {
-			c.wrong(field+".on", "add a balancer to the site, or write databases", "site %s has no balancer that could hold the address", short(v.Site))
-		} else if len(holders) == 1 {
-			c.doubt(field+".on", "add a second balancer", "%s is the only balancer of site %s: without it nothing holds the address",
-				short(holders[0].Name), short(v.Site))
-		}
-		if len(dbs) == 0 {
-			c.wrong(field+".site", "name a site with databases", "site %s has no database that the address could lead to", short(v.Site))
-		}
-		for _, n := range holders {
-			holds[n.Name] = true
-			if !slices.ContainsFunc(n.NICs, func(nic NIC) bool { return nic.Network == v.Network }) && v.Network != "" && len(n.NICs) > 0 {
-				c.wrong(field+".network", "choose a network that all "+string(v.On)+" of the site are on, or give the node a card on it",
-					"%s is to hold the address but has no card on network %s", short(n.Name), short(v.Network))
+		for _, site := range v.at() {
+			if slices.Contains(c.siteNames(), site) && v.On != "" {
+				for _, n := range c.holders(field, v, site) {
+					holds[n.Name] = holds[n.Name] || len(v.Sites) == 0
+				}
 			}
 		}
 	}
 	for i, n := range c.Nodes {
-		if n.VRRPPriority > 0 && !holds[n.Name] {
+		switch stays, may := holds[n.Name]; {
+		case n.VRRPPriority == 0 || stays:
+		case may:
+			c.wrong(at("nodes", i)+".vrrp_priority", "take it out", "%s holds no virtual address but such as move between sites, where the newest promotion decides", short(n.Name))
+		default:
 			c.wrong(at("nodes", i)+".vrrp_priority", "take it out", "%s holds no virtual address", short(n.Name))
 		}
 	}
+}
+
+// at are the sites whose nodes hold a virtual address.
+func (v VIP) at() []string {
+	if len(v.Sites) > 0 {
+		return v.Sites
+	}
+	return []string{v.Site}
+}
+
+// holders checks the nodes of a site that hold a virtual address.
+func (c *checker) holders(field string, v VIP, site string) []Node {
+	dbs, holders := c.in(site, dbMaster, dbReplica), c.in(site, balancer)
+	if v.On == plan.OnDatabases {
+		holders = dbs
+	} else if len(holders) == 0 {
+		c.wrong(field+".on", "add a balancer to the site, or write databases", "site %s has no balancer that could hold the address", short(site))
+	} else if len(holders) == 1 {
+		c.doubt(field+".on", "add a second balancer", "%s is the only balancer of site %s: without it nothing holds the address",
+			short(holders[0].Name), short(site))
+	}
+	if len(dbs) == 0 {
+		where := field + ".site"
+		if len(v.Sites) > 0 {
+			where = field + ".sites"
+		}
+		c.wrong(where, "name a site with databases", "site %s has no database that the address could lead to", short(site))
+	}
+	for _, n := range holders {
+		if !slices.ContainsFunc(n.NICs, func(nic NIC) bool { return nic.Network == v.Network }) && v.Network != "" && len(n.NICs) > 0 {
+			c.wrong(field+".network", "choose a network that all "+string(v.On)+" of the site are on, or give the node a card on it",
+				"%s is to hold the address but has no card on network %s", short(n.Name), short(v.Network))
+		}
+	}
+	return holders
+}
+
+// lacks is a site of a virtual address without a node of a role, or "".
+func (t *Topology) lacks(v VIP, role string) string {
+	for _, site := range v.at() {
+		if len(t.in(site, role)) == 0 {
+			return site
+		}
+	}
+	return ""
 }
 
 func (c *checker) ports(field string, v VIP) {
@@ -71,9 +105,9 @@ func (c *checker) ports(field string, v VIP) {
 	seen := map[int]string{}
 	for _, key := range portKeys {
 		port := *ports[key]
-		if role := leadsTo[key]; role != "" && len(c.in(v.Site, role)) == 0 {
+		if role := leadsTo[key]; role != "" && c.lacks(v, role) != "" {
 			if c.lines[field+"."+key] > 0 {
-				c.wrong(field+"."+key, "take it out, or add a "+role, "site %s has no %s", short(v.Site), role)
+				c.wrong(field+"."+key, "take it out, or add a "+role, "site %s has no %s", short(c.lacks(v, role)), role)
 			}
 			continue
 		}

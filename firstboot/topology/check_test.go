@@ -55,6 +55,21 @@ func spoil(t *testing.T, pairs ...string) string {
 	return text
 }
 
+// stretched is base with an address that moves between its sites, on a network of
+// both, and further texts replaced.
+func stretched(t *testing.T, pairs ...string) string {
+	t.Helper()
+	text := spoil(t, "site: a, address: 192.0.2.10, on: balancers", "sites: [a, b], address: 192.0.2.10, on: databases",
+		"[{network: far, address: 198.51.100.11}]", "[{network: lan, address: 192.0.2.31}]")
+	for i := 0; i < len(pairs); i += 2 {
+		if strings.Count(text, pairs[i]) != 1 {
+			t.Fatalf("%q stands %d times in the text, want once", pairs[i], strings.Count(text, pairs[i]))
+		}
+		text = strings.Replace(text, pairs[i], pairs[i+1], 1)
+	}
+	return text
+}
+
 // dispatchers are lines of as many nodes in site a.
 func dispatchers(count int) string {
 	var b strings.Builder
@@ -205,6 +220,14 @@ func TestEveryMistakeIsFoundAtItsLineWithAMend(t *testing.T) {
 		{"priority 255", spoil(t, "name: lb1,", "name: lb1, vrrp_priority: 255,"), "26: nodes[2].vrrp_priority: 255 is for the owner of an address"},
 		{"priority 0", spoil(t, "name: lb1,", "name: lb1, vrrp_priority: 0,"), "26: nodes[2].vrrp_priority: 0 is not between 1 and 254"},
 		{"a priority of a node that holds nothing", spoil(t, "name: db2,", "name: db2, vrrp_priority: 100,"), "25: nodes[1].vrrp_priority: db2 holds no virtual address"},
+		{"one site to move between", stretched(t, "sites: [a, b]", "sites: [a]"), "18: vips[0].sites: an address moves between two sites at least"},
+		{"no site to move between", stretched(t, "sites: [a, b]", "sites: []"), "18: vips[0].sites: an address moves between two sites at least"},
+		{"a site and sites", stretched(t, "sites: [a, b]", "site: a, sites: [a, b]"), "18: vips[0].sites: site and sites cannot both stand"},
+		{"a site twice", stretched(t, "sites: [a, b]", "sites: [a, b, a]"), "18: vips[0].sites[2]: the site a also stands at vips[0].sites[0]"},
+		{"a site to move to that is none", stretched(t, "sites: [a, b]", "sites: [a, b, c]"), "18: vips[0].sites[2]: there is no site \"c\""},
+		{"a move between networks", stretched(t, "[{network: lan, address: 192.0.2.31}]", "[{network: far, address: 198.51.100.11}]"), "18: vips[0].network: far1 is to hold the address but has no card on network lan"},
+		{"a move to a site without balancers", stretched(t, "on: databases", "on: balancers"), "18: vips[0].on: site b has no balancer"},
+		{"a priority where promotions decide", stretched(t, "name: db2,", "name: db2, vrrp_priority: 100,"), "25: nodes[1].vrrp_priority: db2 holds no virtual address but such as move"},
 		{"a place that is none", spoil(t, "on: balancers", "on: brokers"), "18: vips[0].on: \"brokers\" is no place"},
 		{"on balancers without balancers", strings.Replace(without("role: balancer"), "{name: db2", "{name: db3, role: db-replica, site: a, nics: [{network: lan, address: 192.0.2.13}]}\n  - {name: db2", 1), "18: vips[0].on: site a has no balancer"},
 		{"a read-only port on databases", spoil(t, "on: balancers", "on: databases, ports: {read_only: 5433}"), "18: vips[0].ports.read_only: on the databases themselves"},

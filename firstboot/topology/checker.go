@@ -23,7 +23,7 @@ func (c *checker) check() {
 		c.site(at("nodes", i)+".site", &c.Nodes[i].Site)
 	}
 	for i := range c.VIPs {
-		c.site(at("vips", i)+".site", &c.VIPs[i].Site)
+		c.sitesOf(at("vips", i), &c.VIPs[i])
 	}
 	c.names()
 	c.people()

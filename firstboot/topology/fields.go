@@ -20,7 +20,7 @@ var keys = map[string][]string{
 	"site":            {"standby_of", "witness", "consensus"},
 	"dns":             {"servers", "search"},
 	"user":            {"name", "keys", "sudo"},
-	"vip":             {"name", "site", "address", "network", "on", "router_id", "names", "ports", "certificate"},
+	"vip":             {"name", "site", "sites", "address", "network", "on", "router_id", "names", "ports", "certificate"},
 	"ports":           {"read_write", "read_only", "http", "https", "gateway", "tunnel"},
 	"certificate":     {"chain", "key"},
 	"database":        {"name", "owner", "used_by"},
@@ -245,6 +245,7 @@ func (v value) vip() VIP {
 	if v, ok := o.get("site"); ok {
 		p.Site, _ = v.text()
 	}
+	p.Sites = texts(o, "sites")
 	if v, ok := o.need("address", "give it a free address of its network"); ok {
 		p.Address = v.address()
 	}

@@ -59,12 +59,12 @@ func (t *Topology) Plan() *plan.Plan {
 
 func (t *Topology) planVIP(v VIP) plan.VIP {
 	network, _ := t.Network(v.Network)
-	p := plan.VIP{Name: v.Name, Site: v.Site, On: v.On, RouterID: v.RouterID, Names: slices.Clone(v.Names),
+	p := plan.VIP{Name: v.Name, Site: v.Site, Sites: slices.Clone(v.Sites), On: v.On, RouterID: v.RouterID, Names: slices.Clone(v.Names),
 		Address: netip.PrefixFrom(v.Address, network.Subnet.Bits()), ReadWrite: v.ReadWrite, ReadOnly: v.ReadOnly, Certificate: v.Certificate != nil}
-	if len(t.in(v.Site, broker)) > 0 {
+	if t.lacks(v, broker) == "" {
 		p.HTTP, p.HTTPS = v.HTTP, v.HTTPS
 	}
-	if len(t.in(v.Site, gateway)) > 0 {
+	if t.lacks(v, gateway) == "" {
 		p.Gateway, p.Tunnel = v.Gateway, v.Tunnel
 	}
 	return p

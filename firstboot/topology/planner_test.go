@@ -167,3 +167,18 @@ func TestWhoeverMayVoteHasEtcdInItsProfile(t *testing.T) {
 		}
 	}
 }
+
+func TestAnAddressThatMovesLeadsToWhatAllItsSitesHave(t *testing.T) {
+	top, mistakes := Parse("cluster.yaml", []byte(withDesktops(t)))
+	if top == nil {
+		t.Fatal(mistakes)
+	}
+	v := top.VIPs[0]
+	if got := top.planVIP(v); got.HTTPS == 0 || got.Moves() {
+		t.Fatalf("%+v", got)
+	}
+	v.Sites = []string{"a", "b"}
+	if got := top.planVIP(v); got.HTTPS != 0 || got.Gateway != 0 || got.Site != "a" || !got.Moves() || len(got.Sites) != 2 {
+		t.Errorf("%+v", got)
+	}
+}

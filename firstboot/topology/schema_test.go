@@ -65,7 +65,7 @@ func authority(t *testing.T) string {
 
 func TestTheSchemaTakesWhatIsRight(t *testing.T) {
 	s := compiled(t)
-	texts := map[string]string{"base": base, "a site that is left empty": spoil(t, "a: {}", "a:"),
+	texts := map[string]string{"base": base, "an address that moves": stretched(t), "a site that is left empty": spoil(t, "a: {}", "a:"),
 		"everything": spoil(t, "router_id: 51", "router_id: 51, network: lan, names: [db.example.internal], ports: {read_write: 6432, read_only: 6433}",
 			"gateway: 192.0.2.1}", "gateway: 192.0.2.1, vlan: 7, mtu: 9000}",
 			"name: lb1,", "name: lb1, vrrp_priority: 254, size: {cpus: 2, memory: 1GiB, disk: 30 GiB},",
@@ -110,6 +110,8 @@ func TestTheSchemaRefusesWhatIsWrongAsTheParserDoes(t *testing.T) {
 		"unknown place":     spoil(t, "on: balancers", "on: brokers"),
 		"VRRP id 0":         spoil(t, "router_id: 51", "router_id: 0"),
 		"VRRP id 256":       spoil(t, "router_id: 51", "router_id: 256"),
+		"one site to move":  stretched(t, "sites: [a, b]", "sites: [a]"),
+		"a site to move to": stretched(t, "sites: [a, b]", "sites: [a, a]"),
 		"priority 255":      spoil(t, "name: lb1,", "name: lb1, vrrp_priority: 255,"),
 		"a vote twice":      spoil(t, "a: {}", "a: {consensus: [db1, db1, db2]}"),
 		"a text as list":    spoil(t, "[time.example.internal]", "time.example.internal"),

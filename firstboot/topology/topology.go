@@ -84,8 +84,10 @@ type User struct {
 
 // VIP is a virtual address.
 type VIP struct {
-	Name     string
-	Site     string
+	Name string
+	Site string
+	// Sites are those that it moves between; Site is the first of them then.
+	Sites    []string
 	Network  string
 	Address  netip.Addr
 	On       plan.Holder

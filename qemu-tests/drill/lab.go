@@ -44,11 +44,11 @@ func (l *Lab) Clients(authority *x509.CertPool, password string) (load.Config, f
 	if err != nil {
 		return load.Config{}, nil, err
 	}
-	if len(l.Plan.Databases) == 0 || !slices.ContainsFunc(l.Plan.VIPs, func(v plan.VIP) bool { return v.Site == site }) {
+	if len(l.Plan.Databases) == 0 || !slices.ContainsFunc(l.Plan.VIPs, func(v plan.VIP) bool { return l.Plan.SiteOf(v) == site }) {
 		return load.Config{}, nil, fault.New(fault.Usage, "cluster %s needs a database and a virtual address at site %s, for clients to work on", l.Plan.Cluster, site).
 			WithMend("add vips and databases to the topology; docs/topology.md explains them")
 	}
-	vip := l.Plan.VIPs[slices.IndexFunc(l.Plan.VIPs, func(v plan.VIP) bool { return v.Site == site })]
+	vip := l.Plan.VIPs[slices.IndexFunc(l.Plan.VIPs, func(v plan.VIP) bool { return l.Plan.SiteOf(v) == site })]
 	tunnels := &tunnels{dial: l.Cluster.Dial, key: l.Key}
 	cfg := load.Config{
 		TLS: &tls.Config{RootCAs: authority, MinVersion: tls.VersionTLS12}, Database: l.Plan.Databases[0].Name, User: l.Plan.Databases[0].Owner, Password: password,

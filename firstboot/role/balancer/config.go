@@ -24,9 +24,11 @@ type settings struct {
 	Servers             []server
 	PatroniPort         int // where their health is asked for
 	Interval            int // of the checks, seconds
-	// Standby is a site whose leader is no primary before it is promoted.
-	Standby bool
-	Lag     int64 // bytes that a replica may lack and still be read from; 0: any
+	// Standby is a site whose leader is no primary before it is promoted; StandbyOf
+	// names the site that has the primary.
+	Standby   bool
+	StandbyOf string
+	Lag       int64 // bytes that a replica may lack and still be read from; 0: any
 	// Sessions that each of the two ports takes, and all together.
 	WriteSessions, ReadSessions, Sessions int
 	// Front is what stands before brokers and gateways; nil where there are none.
@@ -73,7 +75,7 @@ func render(m *member.Member) (string, error) {
 func settle(m *member.Member) (*settings, error) {
 	s := &settings{
 		Cluster: m.Plan.Cluster, Site: m.Site.Name, PatroniPort: plan.PatroniPort, Interval: interval(m.Site.Patroni),
-		Standby: m.Site.StandbyOf != "", Lag: m.Site.Patroni.MaximumLag, Front: settleFront(m),
+		Standby: m.Site.StandbyOf != "", StandbyOf: m.Site.StandbyOf, Lag: m.Site.Patroni.MaximumLag, Front: settleFront(m),
 	}
 	port, connections := m.Site.Postgres.Port, m.Site.Postgres.MaxConnections
 	if port == 0 {
@@ -103,6 +105,9 @@ func settle(m *member.Member) (*settings, error) {
 	s.ReadSessions = 2 * connections * max(1, len(s.Servers))
 	s.Sessions = s.WriteSessions + s.ReadSessions + otherSessions
 	names := []string{s.Cluster, s.Site}
+	if s.Standby {
+		names = append(names, s.StandbyOf)
+	}
 	servers := s.Servers
 	if s.Front != nil {
 		s.Sessions += s.Front.Sessions

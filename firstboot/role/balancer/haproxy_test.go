@@ -333,8 +333,33 @@ func TestAStandbySiteIsReadFromAndTakesWritesOncePromoted(t *testing.T) {
 	if c, err := w.observe(); err != nil || len(c.Backends) != 6 {
 		t.Errorf("the report: %+v, %v", c.Backends, err)
 	}
+	// An address that moves between sites is not to come here yet; one that stays is.
+	w.until("it serves as a standby", func() bool { return asked(t, "/healthz") == http.StatusOK })
+	if got := asked(t, "/writes"); got != http.StatusServiceUnavailable {
+		t.Errorf("a standby site is asked whether the writes are there: HTTP %d", got)
+	}
 	leader.say("/leader", "/primary")
 	w.until("the promoted leader takes writes", func() bool { got, _ := w.session(readWrite); return got == "a-db1" })
+	w.Member.Plan.Sites[0].StandbyOf, w.Member.Site.StandbyOf = "", ""
+	w.must(Configure{}.Apply(t.Context(), w.Node.Node))
+	w.until("the writes are here", func() bool { return asked(t, "/writes") == http.StatusOK })
+	leader.say()
+	w.until("it reaches no database", func() bool {
+		return asked(t, "/writes") == http.StatusServiceUnavailable && asked(t, "/healthz") == http.StatusServiceUnavailable
+	})
+}
+
+// asked is what keepalived is answered.
+func asked(t *testing.T, path string) int {
+	t.Helper()
+	transport := &http.Transport{DisableKeepAlives: true}
+	defer transport.CloseIdleConnections()
+	response, err := (&http.Client{Transport: transport, Timeout: 5 * time.Second}).Get("http://127.0.0.1:8404" + path)
+	if err != nil {
+		return 0
+	}
+	response.Body.Close()
+	return response.StatusCode
 }
 
 func TestAChangedPlanIsTakenUpWithoutEndingSessions(t *testing.T) {

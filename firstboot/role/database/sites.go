@@ -137,7 +137,7 @@ func promoteSite(ctx context.Context, e *actions.Env, a PromoteSiteArgs) (*Switc
 	return &SwitchoverResult{Leader: m.Self.Name, Changed: true}, rest.leads(ctx, e)
 }
 
-// leads waits until this node is the primary.
+// leads waits until this node is the primary, and marks how its own log began.
 func (p *patroni) leads(ctx context.Context, e *actions.Env) error {
 	limited, cancel := context.WithTimeout(ctx, sitePromoteLimit)
 	defer cancel()
@@ -145,7 +145,7 @@ func (p *patroni) leads(ctx context.Context, e *actions.Env) error {
 		o, err := p.own(limited, p.m.Self)
 		if err == nil && o.Role == "primary" && o.State == "running" {
 			e.Say("%s is the primary", p.m.Self.Name)
-			return nil
+			return p.complete(ctx, e.Node)
 		}
 		if !node.Sleep(limited, promotePause) {
 			return fault.New(fault.Failed, "%s is not the primary after %s (%s, %s)", p.m.Self.Name, sitePromoteLimit, o.Role, o.State).

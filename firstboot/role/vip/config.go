@@ -45,8 +45,12 @@ type instance struct {
 	Address   netip.Prefix
 }
 
-// healthURL is HAProxy's, see package balancer.
-const healthURL = "http://127.0.0.1:8404/healthz"
+// healthURL and writesURL are HAProxy's, see package balancer. The second says yes
+// only at the site that takes the writes by the plan.
+const (
+	healthURL = "http://127.0.0.1:8404/healthz"
+	writesURL = "http://127.0.0.1:8404/writes"
+)
 
 // word is what may stand as a name in the configuration.
 var word = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9._-]{0,62})$`)
@@ -78,7 +82,7 @@ func settle(m *member.Member, find card) (*settings, error) {
 			return nil, fmt.Errorf("virtual address %s: %w", v.Name, err)
 		}
 		s.Instances = append(s.Instances, i)
-		c := question(m, v.On)
+		c := question(m, v)
 		if !slices.Contains(s.Checks, c) {
 			s.Checks = append(s.Checks, c)
 		}
@@ -91,12 +95,15 @@ func settle(m *member.Member, find card) (*settings, error) {
 	return s, nil
 }
 
-// question is the check of a kind of holder.
-func question(m *member.Member, on plan.Holder) check {
-	if on == plan.OnDatabases {
+// question is the check of a virtual address.
+func question(m *member.Member, v plan.VIP) check {
+	if v.On == plan.OnDatabases {
 		url := fmt.Sprintf("https://%s/primary", netip.AddrPortFrom(m.Self.Address, plan.PatroniPort))
 		// The first word of a new primary counts: nobody else can hold the address.
 		return check{Name: "primary", URL: url, CA: authorityPath, Rise: 1}
+	}
+	if v.Moves() {
+		return check{Name: "writes", URL: writesURL, Rise: 2}
 	}
 	return check{Name: "balancer", URL: healthURL, Rise: 2}
 }
@@ -106,7 +113,10 @@ func one(m *member.Member, v plan.VIP, find card) (instance, error) {
 	rank := slices.IndexFunc(holders, func(n plan.Node) bool { return n.Name == m.Self.Name })
 	i := instance{
 		Name: v.Name, RouterID: v.RouterID, Priority: priority(rank, len(holders)),
-		Advert: "1", Check: question(m, v.On).Name, Address: alone(v),
+		Advert: "1", Check: question(m, v).Name, Address: alone(v),
+	}
+	if v.Moves() {
+		i.Priority = priorityApart(rank, m.Plan.Apart)
 	}
 	if v.On == plan.OnDatabases {
 		// The others are no primary and cannot take the address however late an
@@ -119,7 +129,7 @@ func one(m *member.Member, v plan.VIP, find card) (instance, error) {
 	if v.RouterID < 1 || v.RouterID > 255 {
 		return i, fault.New(fault.Input, "%d is no virtual router identifier: these are 1 to 255 (RFC 9568, section 5.2.3)", v.RouterID)
 	}
-	if wish := m.Self.VRRPPriority; wish != 0 {
+	if wish := m.Self.VRRPPriority; wish != 0 && !v.Moves() {
 		if wish < 1 || wish > 254 {
 			return i, fault.New(fault.Input, "%d is no VRRP priority that heeds its checks: these are 1 to 254 (RFC 9568, section 5.2.4)", wish)
 		}
@@ -148,6 +158,15 @@ func one(m *member.Member, v plan.VIP, find card) (instance, error) {
 // takes it whatever its checks say (RFC 9568, section 5.2.4).
 func priority(rank, holders int) int {
 	return 150 - rank*max(1, min(10, 140/max(1, holders)))
+}
+
+// priorityApart is the priority on an address that moves between sites. Where a site
+// was promoted that the other one did not see, both hold the address until they see
+// each other. Then the higher priority keeps it, and that shall be the site that was
+// promoted: it has the newer plan, with one promotion more.
+func priorityApart(rank, apart int) int {
+	const band, bands = 15, 10
+	return 100 + band*min(apart, bands) - min(rank, band-1)
 }
 
 // inNetwork is a node's address in the network of a virtual address: from there

@@ -289,6 +289,77 @@ func TestAKeeperThatLosesItsWorkerLeavesNoAddressBehind(t *testing.T) {
 	first.until("one of them has the address", func() bool { return first.holds() || second.holds() })
 }
 
+func TestAnAddressMovesBetweenSitesAndTheNewestPromotionKeepsIt(t *testing.T) {
+	p, authority := cluster(t, func(p *plan.Plan) {
+		p.Sites = []plan.Site{{Name: "a"}, {Name: "b", StandbyOf: "a"}}
+		for i := range p.Nodes {
+			if i%2 == 1 { // a-db2 and a-lb2
+				p.Nodes[i].Name, p.Nodes[i].Site = strings.Replace(p.Nodes[i].Name, "a-", "b-", 1), "b"
+			}
+		}
+		p.VIPs[0].Sites = []string{"a", "b"}
+	})
+	here, there := boot(t, p, authority, "a-lb1"), boot(t, p, authority, "b-lb2")
+	join(t, here, there)
+	here.serve(true) // as HAProxy answers where the writes are
+	here.start()
+	here.until("the address is where the writes are", here.holds)
+	there.start()
+	there.until("the standby site looks on", func() bool { return there.states("FAULT") > 0 })
+	if config := here.File(t, configPath); !strings.Contains(config, writesURL) {
+		t.Errorf("it asks for something else:\n%s", config)
+	}
+
+	// The other site is promoted while the two do not see each other.
+	cable := func(argv ...string) {
+		if out, err := exec.Command("ip", append([]string{"link", "set", "port1"}, argv...)...).CombinedOutput(); err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+	}
+	cable("nomaster")
+	newer := *p
+	newer.Sites = slices.Clone(p.Sites)
+	must(t, newer.Promote("b", 2))
+	newer.Apart++
+	there.Member.Plan = &newer
+	there.serve(true)
+	there.configure()
+	must(t, there.keepalived.Process.Signal(syscall.SIGHUP))
+	there.until("the promoted site has the address", there.holds)
+	if !here.holds() {
+		t.Error("the site that was given up has let go of the address without a word of that; this test proves nothing")
+	}
+	cable("master", "lan")
+	here.until("the older plan gives way", func() bool { return !here.holds() })
+	if !there.holds() || there.states("BACKUP") > 1 {
+		t.Error("the promoted site let go of the address")
+	}
+
+	// It hears of the plan, and a planned switch brings the address back.
+	watch(t, here, there)
+	here.serve(false)
+	here.asked(2)
+	back := newer
+	back.Sites = slices.Clone(newer.Sites)
+	must(t, back.Promote("a", 3))
+	back.Apart = 0
+	for _, m := range []*machine{here, there} {
+		m.Member.Plan = &back
+		m.configure()
+		must(t, m.keepalived.Process.Signal(syscall.SIGHUP))
+	}
+	there.serve(false)
+	here.serve(true)
+	here.until("the address is back", here.holds)
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
 // states counts how often keepalived has entered a state.
 func (m *machine) states(state string) int {
 	log, err := os.ReadFile(m.keepalived.Stdout.(*os.File).Name())

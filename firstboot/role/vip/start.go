@@ -14,6 +14,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/slipwayhq/slipway/firstboot/member"
 	"github.com/slipwayhq/slipway/firstboot/node"
 	"github.com/slipwayhq/slipway/firstboot/plan"
 	"github.com/slipwayhq/slipway/firstboot/status"
@@ -136,7 +137,7 @@ func settled(ctx context.Context, n *node.Node) error {
 	for i, v := range n.Member.Plan.HeldBy(n.Member.Self.Name) {
 		switch r := reports[i]; {
 		case r.Held:
-		case r.Problem != "" && v.On == plan.OnDatabases: // it is no primary's business
+		case r.Problem != "" && mayBeElsewhere(n.Member, v):
 		case r.Problem != "":
 			return fmt.Errorf("virtual address %s cannot come here: %s", r.Name, r.Problem)
 		case !answers(ctx, v):
@@ -144,6 +145,12 @@ func settled(ctx context.Context, n *node.Node) error {
 		}
 	}
 	return nil
+}
+
+// mayBeElsewhere reports whether it is in order that a node cannot hold an address: it
+// is not the primary, or its site is not the one that takes the writes.
+func mayBeElsewhere(m *member.Member, v plan.VIP) bool {
+	return v.On == plan.OnDatabases || m.Plan.SiteOf(v) != m.Site.Name
 }
 
 // answers reports whether a virtual address that is elsewhere is served.
@@ -169,7 +176,7 @@ func (Start) Observe(ctx context.Context, n *node.Node, c *status.Cluster) error
 		return err
 	}
 	for i, v := range n.Member.Plan.HeldBy(n.Member.Self.Name) {
-		if r := reports[i]; r.Problem != "" && v.On == plan.OnBalancers {
+		if r := reports[i]; r.Problem != "" && !mayBeElsewhere(n.Member, v) {
 			return fmt.Errorf("virtual address %s cannot come here: %s", r.Name, r.Problem)
 		}
 	}
@@ -195,7 +202,7 @@ func look(ctx context.Context, n *node.Node) ([]status.VIP, error) {
 			r.Problem = "this node is in maintenance"
 		} else if running != nil {
 			r.Problem = running.Error()
-		} else if err := ask(ctx, n, question(n.Member, v.On)); err != nil {
+		} else if err := ask(ctx, n, question(n.Member, v)); err != nil {
 			r.Problem = err.Error()
 		}
 		reports = append(reports, r)

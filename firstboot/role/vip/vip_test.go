@@ -69,6 +69,19 @@ func TestNoTwoHoldersShareAPriorityAndNoneIsTheOwner(t *testing.T) {
 	}
 }
 
+func TestTheNewerPromotionHasTheHigherPriorityWhoeverHolds(t *testing.T) {
+	for apart := range 10 {
+		for _, old := range []int{0, 14} {
+			if newer, older := priorityApart(14, apart+1), priorityApart(old, apart); newer <= older || newer > 254 {
+				t.Errorf("after %d promotions in a row: %d against %d", apart+1, newer, older)
+			}
+		}
+	}
+	if last := priorityApart(0, 1000); last > 254 {
+		t.Errorf("%d is the owner's", last)
+	}
+}
+
 func TestTheTopologysPriorityComesFirst(t *testing.T) {
 	p, authority := cluster(t, func(p *plan.Plan) {
 		for i := range p.Nodes {
