@@ -47,13 +47,15 @@ type seat struct {
 	seen       []string // what is seen of the other site from here
 	mute       bool     // it says nothing of its database
 	stops      int      // how many more looks find PostgreSQL running
+	clings     int      // how many more looks find the address here, writable or not
 }
 
 func settle(t *testing.T) *country {
 	t.Helper()
 	c := &country{base: membertest.New(t), doors: map[string]string{}, seats: map[string]*seat{}}
 	p := &c.base.Plan
-	p.VIPs, p.Nodes = nil, nil
+	p.Nodes = nil
+	p.VIPs = []plan.VIP{{Name: "db", Site: "a", Sites: []string{"a", "b"}, On: plan.OnDatabases, Address: netip.MustParsePrefix("127.0.0.9/8"), RouterID: 51, ReadWrite: 5432}}
 	p.Sites = []plan.Site{
 		{Name: "a", Scope: "shop-a", Consensus: []string{"a-db1"}, Bootstrap: "a-db1"},
 		{Name: "b", Scope: "shop-b", Consensus: []string{"b-db1"}, Bootstrap: "b-db1", StandbyOf: "a"},
@@ -138,8 +140,12 @@ func (c *country) report(n plan.Node) status.Report {
 	if w.mute {
 		d = nil
 	}
+	address := status.VIP{Name: "db", Address: "127.0.0.9", Held: w.writes && c.seats["a"].clings == 0 || w.clings > 0}
+	if w.clings > 0 && !w.writes {
+		w.clings--
+	}
 	return status.Report{Format: status.Format, State: status.Ready, Cluster: &status.Cluster{
-		ID: c.base.Plan.ID, Node: n.Name, Site: n.Site, Generation: w.generation, Expires: c.base.Begins.AddDate(1, 0, 0), Database: d,
+		ID: c.base.Plan.ID, Node: n.Name, Site: n.Site, Generation: w.generation, Expires: c.base.Begins.AddDate(1, 0, 0), Database: d, VIPs: []status.VIP{address},
 	}}
 }
 
@@ -234,9 +240,24 @@ func TestASiteSwitchoverComparesTheLogsFirst(t *testing.T) {
 	if p := c.cluster.Plan; p.WritableSite() != "b" || p.Generation != 2 || c.seats["a"].generation != 2 || c.seats["b"].generation != 2 {
 		t.Errorf("the plan of generation %d has site %s take the writes", p.Generation, p.WritableSite())
 	}
+	if c.cluster.Plan.Apart != 0 {
+		t.Errorf("both sites took part, and they count as apart (%d)", c.cluster.Plan.Apart)
+	}
 	before := c.did("b")
 	if result, err = c.run(t, c.promote(Promotion{Planned: true}), "nobody is asked"); err != nil || !result.Verified || c.did("b") != before {
 		t.Errorf("a second time: %v, %q", err, c.said)
+	}
+}
+
+func TestAPromotionEndsOnceTheAddressIsThere(t *testing.T) {
+	c := settle(t)
+	c.seats["a"].clings = 40
+	result, err := c.run(t, c.promote(Promotion{Planned: true}), "")
+	if err != nil || !result.Verified || c.seats["a"].clings != 0 {
+		t.Errorf("%v: site a would have kept the address for %d more looks; %q", err, c.seats["a"].clings, c.said)
+	}
+	if said := strings.Join(c.said, "\n"); !strings.Contains(said, "the virtual address db is on a-db1") {
+		t.Errorf("nobody said where it still is: %s", said)
 	}
 }
 
@@ -292,6 +313,9 @@ func TestALostSiteIsReplaced(t *testing.T) {
 	}
 	if got := c.did("b"); got != `probe-site {"site":"a"}; promote-site {"turn":2}` {
 		t.Errorf("site b did %s", got)
+	}
+	if c.cluster.Plan.Apart != 1 {
+		t.Errorf("site a may not have heard of it, and %d promotions count as such", c.cluster.Plan.Apart)
 	}
 	if c.seats["a"].generation != 1 || !slices.ContainsFunc(c.said, func(s string) bool { return strings.Contains(s, "keep it off") }) {
 		t.Errorf("site a has plan %d; said %q", c.seats["a"].generation, c.said)
@@ -352,7 +376,7 @@ func TestADemotedSiteCanTakeTheWritesAgain(t *testing.T) {
 		t.Errorf("a writes: %v; by the plan site %s does", c.seats["a"].writes, c.cluster.Plan.WritableSite())
 	}
 	o, err := c.cluster.Look(t.Context())
-	if err != nil || len(o.Contradictions) != 1 || o.Contradictions[0] != "no site takes writes; by the plan site a does" {
+	if err != nil || strings.Join(o.Contradictions, "; ") != "no site takes writes; by the plan site a does; virtual address db (127.0.0.9) is on no node" {
 		t.Errorf("%q, %v", o.Contradictions, err)
 	}
 	result, err := c.run(t, PromoteSite(c.cluster, c.publish, Promotion{Site: "a"}), "")
