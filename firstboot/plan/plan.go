@@ -278,10 +278,13 @@ func (p *Plan) Votes(name string) bool {
 // Moves reports whether the address moves between sites.
 func (v VIP) Moves() bool { return len(v.Sites) > 0 }
 
+// At reports whether the address is that of a site, alone or with others.
+func (v VIP) At(site string) bool { return v.Site == site || slices.Contains(v.Sites, site) }
+
 // Holders are the nodes that a virtual address may sit on, by name.
 func (p *Plan) Holders(v VIP) []Node {
 	return p.nodes(func(n Node) bool {
-		if n.Site != v.Site && !slices.Contains(v.Sites, n.Site) {
+		if !v.At(n.Site) {
 			return false
 		}
 		if v.On == OnDatabases {

@@ -199,7 +199,7 @@ func (s *Start) keepAside(ctx context.Context, n *node.Node, rest *patroni) (boo
 	if err != nil {
 		why = err.Error()
 	}
-	if err := room(n); err != nil {
+	if err := roomBeside(n); err != nil {
 		return false, err
 	}
 	if m.Site.Bootstrap == m.Self.Name {
@@ -228,8 +228,8 @@ func syncDir(dir string) error {
 	return d.Sync()
 }
 
-// room makes sure that a second copy of the database has room beside the first.
-func room(n *node.Node) error {
+// roomBeside makes sure that a second copy of the database has room beside the first.
+func roomBeside(n *node.Node) error {
 	var size int64
 	err := filepath.WalkDir(n.Path(dataDir), func(_ string, e os.DirEntry, err error) error {
 		if err != nil {

@@ -87,7 +87,7 @@ func Environment(m *member.Member) ([]Variable, error) {
 		{"SLIPWAY_FQDN", fqdn}, {"SLIPWAY_ADDRESS", m.Self.Address.String()}, {"SLIPWAY_PEERS", strings.Join(peers, " ")},
 	}
 	for _, v := range m.Plan.VIPs {
-		if v.Site == m.Self.Site {
+		if v.At(m.Self.Site) {
 			env = append(env, Variable{"SLIPWAY_VIP_" + capitals(v.Name), v.Address.Addr().String()})
 		}
 	}
@@ -111,7 +111,7 @@ func libpq(m *member.Member) ([]Variable, error) {
 	var hosts []string
 	port := m.Site.Postgres.Port
 	for _, v := range m.Plan.VIPs {
-		if v.Site == m.Self.Site && v.ReadWrite > 0 && hosts == nil {
+		if v.At(m.Self.Site) && v.ReadWrite > 0 && hosts == nil {
 			hosts, port = []string{v.Address.Addr().String()}, v.ReadWrite
 		}
 	}

@@ -97,7 +97,7 @@ func facts(m *member.Member, maintenance bool) (string, error) {
 		}
 	}
 	for _, v := range m.Plan.VIPs {
-		if v.Site == m.Self.Site {
+		if v.At(m.Self.Site) {
 			f.VIPs = append(f.VIPs, aboutVIP{
 				Name: v.Name, Address: v.Address.Addr().String(), Names: append([]string{}, v.Names...),
 				ReadWrite: v.ReadWrite, ReadOnly: v.ReadOnly, HTTP: v.HTTP, HTTPS: v.HTTPS, Gateway: v.Gateway, Tunnel: v.Tunnel,
