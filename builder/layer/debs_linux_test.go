@@ -74,6 +74,9 @@ func mirror(t *testing.T) string {
 	return ""
 }
 
+// updated says that apt has read the mirror's lists in this test run.
+var updated sync.Once
+
 // packages has apt resolve and download the roots, and returns all packages
 // that it would install on top of what is there already (a dpkg status file).
 func packages(t *testing.T, status string, roots ...string) []layer.Deb {
@@ -122,17 +125,23 @@ Acquire::Check-Valid-Until "false"; APT::Keep-Downloaded-Packages "true"; Dir::S
 		}
 		return string(out)
 	}
-	run("update", "-qq")
+	updated.Do(func() { run("update", "-qq") })
 	install := append([]string{"install", "-qq"}, roots...)
-	run(append(install, "--download-only")...)
-	var debs []layer.Deb
+	var files []string
+	there := true
 	// It prints what is not downloaded yet, so it is shown an empty directory.
-	for _, line := range strings.Split(run(append(install, "--print-uris", "-o", "Dir::Cache::archives="+state)...), "\n") {
-		words := strings.Fields(line)
-		if len(words) < 2 {
-			continue
+	for line := range strings.Lines(run(append(install, "--print-uris", "-o", "Dir::Cache::archives="+state)...)) {
+		if words := strings.Fields(line); len(words) > 1 {
+			file := filepath.Join(archives, words[1])
+			_, err := os.Stat(file)
+			files, there = append(files, file), there && err == nil
 		}
-		file := filepath.Join(archives, words[1])
+	}
+	if !there {
+		run(append(install, "--download-only")...)
+	}
+	var debs []layer.Deb
+	for _, file := range files {
 		f, err := deb.Open(file)
 		if err != nil {
 			t.Fatal(err)

@@ -1,8 +1,6 @@
 package resolve_test
 
 import (
-	"bufio"
-	"bytes"
 	"context"
 	"fmt"
 	"math/rand/v2"
@@ -141,18 +139,23 @@ func (o *oracle) installed(t *testing.T, packages []*apt.Package) {
 	o.write(t, "var/lib/dpkg/status", status.String())
 }
 
-var instLine = regexp.MustCompile(`^Inst (\S+) (?:\[\S+\] )?\((\S+) `)
+// uriLine is that of a package that apt would download: its file is named
+// NAME_VERSION_ARCHITECTURE.deb, with the colon of an epoch written as %3a.
+var uriLine = regexp.MustCompile(`^'\S+' ([^_ ]+)_([^_ ]+)_[^_ ]+\.deb `)
 
-// closure asks apt what it would install.
+// closure asks apt what it would install. To print where that is takes it a third of the
+// time that a simulation takes.
 func (o *oracle) closure(ctx context.Context, roots []string) ([]string, error) {
-	out, err := o.run(ctx, append([]string{"-s", "--no-install-recommends", "install"}, roots...)...)
+	out, err := o.run(ctx, append([]string{"--print-uris", "--assume-yes", "--no-install-recommends", "install"}, roots...)...)
 	if err != nil {
 		return nil, fmt.Errorf("apt-get: %w\n%s", err, out)
 	}
 	var ids []string
-	for scanner := bufio.NewScanner(bytes.NewReader([]byte(out))); scanner.Scan(); {
-		if m := instLine.FindStringSubmatch(scanner.Text()); m != nil {
-			ids = append(ids, m[1]+" "+m[2])
+	for line := range strings.Lines(out) {
+		if m := uriLine.FindStringSubmatch(line); m != nil {
+			ids = append(ids, m[1]+" "+strings.ReplaceAll(m[2], "%3a", ":"))
+		} else if strings.HasPrefix(line, "'") {
+			return nil, fmt.Errorf("apt-get says something unknown: %s", line)
 		}
 	}
 	slices.Sort(ids)
@@ -184,8 +187,13 @@ func difference(ours, apts []string) string {
 	return b.String()
 }
 
-func TestAptAgreesOnEveryProfile(t *testing.T) {
+func TestAptAgrees(t *testing.T) {
 	o := newOracle(t, "../../profiles/distribution.yaml")
+	t.Run("on random packages", func(t *testing.T) { onRandomPackages(t, o) })
+	t.Run("on every profile", func(t *testing.T) { onEveryProfile(t, o) })
+}
+
+func onEveryProfile(t *testing.T, o *oracle) {
 	u := resolve.NewUniverse(o.archive.Packages, nil)
 	set, err := profile.Load("../../profiles")
 	if err != nil {
@@ -214,14 +222,13 @@ func TestAptAgreesOnEveryProfile(t *testing.T) {
 	}
 }
 
-// TestAptAgreesOnRandomPackages compares the closures of packages drawn from
+// onRandomPackages compares the closures of packages drawn from
 // the whole archive. Of 500 drawn with this seed on 2026-11-20, 499 agreed; the
 // other one did once wanted packages were treated in their order. The bound
 // leaves room for what a moving archive brings: where a conflict between
 // alternatives needs apt's problem resolver with its scores, which is not
 // followed here, a closure can differ.
-func TestAptAgreesOnRandomPackages(t *testing.T) {
-	o := newOracle(t, "../../profiles/distribution.yaml")
+func onRandomPackages(t *testing.T, o *oracle) {
 	compareRandom(t, o, 100, 20261120, 98)
 }
 
