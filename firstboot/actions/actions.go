@@ -9,6 +9,8 @@
 //	                        (application/x-ndjson) for each Event; the last one is the
 //	                        outcome. 404 names the actions that there are; 409: another
 //	                        one is under way on this node
+//	POST /v1/looks/NAME     the same for what changes nothing: it takes the right to read, is
+//	                        not in the log, and does not wait for an action that is under way
 //	GET  /v1/audit?n=100    the newest records of the log, the newest last, as JSON
 //
 // To add one:
@@ -45,6 +47,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -117,8 +120,8 @@ type Server struct {
 	Line func(text string)
 	// After is told that an action has ended, whatever became of it.
 	After func()
-	// Actions are those that this version has.
-	Actions []Action
+	// Actions are those that this version has, Looks those of them that change nothing.
+	Actions, Looks []Action
 	// Alive is how often it shows that it is there; 0 is keepAlive.
 	Alive time.Duration
 
@@ -133,22 +136,18 @@ type underWay struct {
 	since time.Time
 }
 
-// names are the actions that there are.
-func (s *Server) names() []string {
+// find is the action of a name, or why there is none.
+func find(list []Action, name, node string) (Action, error) {
 	names := []string{}
-	for _, a := range s.Actions {
+	for _, a := range list {
+		if a.Name == name {
+			return a, nil
+		}
 		names = append(names, a.Name)
 	}
 	slices.Sort(names)
-	return names
-}
-
-func (s *Server) find(name string) (Action, bool) {
-	i := slices.IndexFunc(s.Actions, func(a Action) bool { return a.Name == name })
-	if i < 0 {
-		return Action{}, false
-	}
-	return s.Actions[i], true
+	return Action{}, fault.New(fault.Missing, "the image of %s has no action %q; it has: %s", node, name, strings.Join(names, ", ")).
+		WithMend("upgrade the node to an image that has it")
 }
 
 // take has an action be the one that runs; it returns the one that does if that

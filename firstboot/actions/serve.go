@@ -8,7 +8,6 @@ import (
 	"io"
 	"net/http"
 	"strconv"
-	"strings"
 	"sync"
 	"time"
 
@@ -39,21 +38,14 @@ func failure(err error) Event {
 
 // Act answers POST /v1/actions/NAME for a node.
 func (s *Server) Act(w http.ResponseWriter, r *http.Request, name string, n node.Node, by Caller) {
-	action, ok := s.find(name)
-	if !ok {
-		Refuse(w, http.StatusNotFound, fault.New(fault.Missing, "the image of %s has no action %q; it has: %s", n.Member.Self.Name, name, strings.Join(s.names(), ", ")).
-			WithMend("upgrade the node to an image that has it"))
-		return
-	}
-	control := http.NewResponseController(w)
-	control.SetReadDeadline(time.Now().Add(argsLimit))
-	args, err := io.ReadAll(http.MaxBytesReader(w, r.Body, MaxArgs))
+	action, err := find(s.Actions, name, n.Member.Self.Name)
 	if err != nil {
-		Refuse(w, http.StatusBadRequest, fault.New(fault.Input, "the action's arguments: %w", err))
+		Refuse(w, http.StatusNotFound, err)
 		return
 	}
-	if !json.Valid(args) {
-		Refuse(w, http.StatusBadRequest, fault.New(fault.Input, "the action's arguments are not JSON"))
+	args, err := arguments(w, r)
+	if err != nil {
+		Refuse(w, http.StatusBadRequest, err)
 		return
 	}
 	if other := s.take(underWay{name, by, time.Now()}); other != nil {
@@ -63,13 +55,8 @@ func (s *Server) Act(w http.ResponseWriter, r *http.Request, name string, n node
 	}
 	release := sync.OnceFunc(s.release)
 	defer release()
-	// The server reads on, to see whether the administrator is still there: without
-	// end, as the action may take its time.
-	control.SetReadDeadline(time.Time{})
-	ctx, cancel := context.WithCancel(r.Context())
+	ctx, out, cancel := answering(w, r)
 	defer cancel()
-	out := &stream{w: w, control: control, gone: cancel}
-
 	logged := json.RawMessage(args)
 	if action.Secret {
 		logged = json.RawMessage(`"(secret)"`)
@@ -80,9 +67,7 @@ func (s *Server) Act(w http.ResponseWriter, r *http.Request, name string, n node
 		return
 	}
 	s.line("action %s, asked for by %s (%s)", name, by.Name, by.From)
-	w.Header().Set("Content-Type", "application/x-ndjson")
-	w.WriteHeader(http.StatusOK)
-	out.send(Event{Alive: true})
+	out.begin()
 	result, err := s.run(ctx, action, n, args, by, out)
 	outcome := "done"
 	if err != nil {
@@ -97,6 +82,47 @@ func (s *Server) Act(w http.ResponseWriter, r *http.Request, name string, n node
 	}
 	release() // whoever reads the last line may ask for the next action at once
 	out.end(result, err)
+}
+
+// Look answers POST /v1/looks/NAME for a node.
+func (s *Server) Look(w http.ResponseWriter, r *http.Request, name string, n node.Node, by Caller) {
+	look, err := find(s.Looks, name, n.Member.Self.Name)
+	if err != nil {
+		Refuse(w, http.StatusNotFound, err)
+		return
+	}
+	args, err := arguments(w, r)
+	if err != nil {
+		Refuse(w, http.StatusBadRequest, err)
+		return
+	}
+	ctx, out, cancel := answering(w, r)
+	defer cancel()
+	out.begin()
+	out.end(s.run(ctx, look, n, args, by, out))
+}
+
+// arguments are those that a request came with, as JSON.
+func arguments(w http.ResponseWriter, r *http.Request) ([]byte, error) {
+	http.NewResponseController(w).SetReadDeadline(time.Now().Add(argsLimit))
+	args, err := io.ReadAll(http.MaxBytesReader(w, r.Body, MaxArgs))
+	if err != nil {
+		return nil, fault.New(fault.Input, "the action's arguments: %w", err)
+	}
+	if !json.Valid(args) {
+		return nil, fault.New(fault.Input, "the action's arguments are not JSON")
+	}
+	return args, nil
+}
+
+// answering is where an action's events go; its context ends when nobody takes them.
+func answering(w http.ResponseWriter, r *http.Request) (context.Context, *stream, context.CancelFunc) {
+	control := http.NewResponseController(w)
+	// The server reads on, to see whether the administrator is still there: without
+	// end, as the action may take its time.
+	control.SetReadDeadline(time.Time{})
+	ctx, cancel := context.WithCancel(r.Context())
+	return ctx, &stream{w: w, control: control, gone: cancel}, cancel
 }
 
 // run runs an action and keeps the administrator's connection alive.
@@ -147,9 +173,15 @@ func (s *Server) line(format string, args ...any) {
 // called.
 type stream struct {
 	mu      sync.Mutex
-	w       io.Writer
+	w       http.ResponseWriter
 	control *http.ResponseController
 	gone    func()
+}
+
+func (s *stream) begin() {
+	s.w.Header().Set("Content-Type", "application/x-ndjson")
+	s.w.WriteHeader(http.StatusOK)
+	s.send(Event{Alive: true})
 }
 
 func (s *stream) send(e Event) {

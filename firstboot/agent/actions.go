@@ -21,10 +21,11 @@ func (r *run) actions() *actions.Server {
 		Actions: slices.Concat([]actions.Action{
 			database.Switchover, database.ForgetMember, database.PromoteSite, database.DemoteSite, database.Position, database.ProbeSite,
 			steps.Maintenance,
-			backup.Backup, backup.Taking, backup.Looking,
+			backup.Backup, backup.Taking,
 			consensus.Expel,
 			steps.Take(r.membership), steps.Leave(r.membership),
 		}, database.Restoring, r.versions.Actions(r.lookAtVersions)),
+		Looks: []actions.Action{backup.Looking},
 	}
 }
 

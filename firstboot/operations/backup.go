@@ -21,9 +21,9 @@ func Backup(c *Cluster, kind string) Prepare {
 		}
 		before := newest(now)
 		return &Operation{
-			Name: "backup", Title: fmt.Sprintf("make a %s backup on %s", kind, maker),
+			Name: "backup", Title: fmt.Sprintf("make a backup (%s) on %s", kind, maker),
 			Steps: []Step{{
-				What: fmt.Sprintf("make a %s backup on %s", kind, maker),
+				What: fmt.Sprintf("make a backup (%s) on %s", kind, maker),
 				Do: func(ctx context.Context, say func(string)) error {
 					return c.Act(ctx, maker, backup.Backup.Name, backup.Args{Type: kind}, nil, say)
 				},
@@ -115,7 +115,7 @@ func BackupsFrom(ctx context.Context, c *Cluster, node, from string) (*Kept, err
 	if s := b.Reads(); s != nil {
 		kept.Where = "s3://" + s.Bucket + s.Path
 	}
-	if err := c.Act(ctx, node, backup.Looking.Name, backup.LookArgs{From: from}, &kept.Sets, func(string) {}); err != nil {
+	if err := c.Ask(ctx, node, backup.Looking.Name, backup.LookArgs{From: from}, &kept.Sets); err != nil {
 		return nil, err
 	}
 	if kept.Sets == nil {

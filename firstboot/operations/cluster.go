@@ -76,6 +76,23 @@ func (c *Cluster) Act(ctx context.Context, node, action string, args, result any
 	if err != nil || result == nil {
 		return err
 	}
+	return understood(node, action, data, result)
+}
+
+// Ask has a node look at something, which changes nothing, and decodes what it sees.
+func (c *Cluster) Ask(ctx context.Context, node, look string, args, result any) error {
+	remote, err := c.remote(node, pki.AdminRead)
+	if err != nil {
+		return err
+	}
+	data, err := remote.Look(ctx, look, args, func(actions.Event) {})
+	if err != nil {
+		return err
+	}
+	return understood(node, look, data, result)
+}
+
+func understood(node, action string, data json.RawMessage, result any) error {
 	if err := json.Unmarshal(data, result); err != nil {
 		return fmt.Errorf("%s answered to %s with something that this version does not understand: %w", node, action, err)
 	}

@@ -32,6 +32,15 @@ var silence = actions.Silence
 // answer breaks off, the error is of class Network, and nobody knows whether the action
 // came to its end: to ask again is safe.
 func (r Remote) Act(ctx context.Context, action string, args any, event func(actions.Event)) (json.RawMessage, error) {
+	return r.do(ctx, "/v1/actions/"+action, args, event)
+}
+
+// Look has the node look at something. It takes the right to read.
+func (r Remote) Look(ctx context.Context, look string, args any, event func(actions.Event)) (json.RawMessage, error) {
+	return r.do(ctx, "/v1/looks/"+look, args, event)
+}
+
+func (r Remote) do(ctx context.Context, path string, args any, event func(actions.Event)) (json.RawMessage, error) {
 	body, err := json.Marshal(args)
 	if err != nil {
 		return nil, err
@@ -44,7 +53,7 @@ func (r Remote) Act(ctx context.Context, action string, args any, event func(act
 	errSilent := fmt.Errorf("says nothing for %s", silence)
 	watch := time.AfterFunc(silence, func() { end(errSilent) })
 	defer watch.Stop()
-	result, err := c.act(alive, action, body, func(e actions.Event) {
+	result, err := c.act(alive, path, body, func(e actions.Event) {
 		watch.Reset(silence)
 		event(e)
 	})
@@ -61,8 +70,8 @@ func (r Remote) Act(ctx context.Context, action string, args any, event func(act
 		WithMend("when it can be reached again, run the same command: it goes on from where it was")
 }
 
-func (c *client) act(ctx context.Context, action string, body []byte, event func(actions.Event)) (json.RawMessage, error) {
-	request, err := http.NewRequestWithContext(ctx, http.MethodPost, c.base+"/v1/actions/"+action, bytes.NewReader(body))
+func (c *client) act(ctx context.Context, path string, body []byte, event func(actions.Event)) (json.RawMessage, error) {
+	request, err := http.NewRequestWithContext(ctx, http.MethodPost, c.base+path, bytes.NewReader(body))
 	if err != nil {
 		return nil, err
 	}

@@ -141,6 +141,42 @@ func TestNobodyElseHasANodeDoAnything(t *testing.T) {
 	}
 }
 
+func TestALookTakesTheRightToReadAndStandsInNoLog(t *testing.T) {
+	hold, begun, letGo, _ := held()
+	s := setStage(t, hold)
+	s.Service.Actions.Looks = []actions.Action{greet}
+	args := map[string]string{"whom": "world"}
+	first := make(chan error, 1)
+	go func() {
+		_, err := s.admin(t, pki.AdminWrite).Act(t.Context(), "hold", struct{}{}, quiet)
+		first <- err
+	}()
+	<-begun
+	result, err := s.admin(t, pki.AdminRead).Look(t.Context(), "greet", args, quiet)
+	if err != nil || string(result) != `{"said":"hello world from a-db1"}` {
+		t.Errorf("result %s, %v", result, err)
+	}
+	if _, err := s.admin(t, pki.AdminWrite).Look(t.Context(), "greet", args, quiet); err == nil || !strings.Contains(err.Error(), `takes the right "read"`) {
+		t.Errorf("with the right to write: %v", err)
+	}
+	close(letGo)
+	if err := <-first; err != nil {
+		t.Errorf("the action beside it: %v", err)
+	}
+	// What changes something is no look, and a look no action.
+	if _, err := s.admin(t, pki.AdminRead).Look(t.Context(), "hold", struct{}{}, quiet); fault.Of(err) != fault.Missing || !strings.Contains(err.Error(), "it has: greet") {
+		t.Errorf("an action as a look: %v", err)
+	}
+	if _, err := s.admin(t, pki.AdminWrite).Act(t.Context(), "greet", args, quiet); fault.Of(err) != fault.Missing {
+		t.Errorf("a look as an action: %v", err)
+	}
+	for _, e := range s.audit(t) {
+		if e.Action == "greet" {
+			t.Errorf("log: %+v", e)
+		}
+	}
+}
+
 func TestARightToWriteEndsAfterAnHour(t *testing.T) {
 	c := membertest.New(t)
 	for right, want := range map[string]time.Duration{pki.AdminRead: pki.AdminLifetime, pki.AdminWrite: time.Hour} {

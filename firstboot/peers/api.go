@@ -13,13 +13,14 @@
 //	PUT  /v1/plan          takes a newer plan
 //	GET  /v1/offers/NAME   something that the node has for others, to nodes alone (Offer)
 //	POST /v1/actions/NAME  has the node do something (package actions)
+//	POST /v1/looks/NAME    has it look at something that takes a while, and changes nothing
 //	GET  /v1/audit         what it was made to do, and by whom
 //	PUT  /v1/blobs/SHA256  takes a part of an image from ?offset=N on, if an action
 //	                       has announced it (package versions)
 //
 // Nodes may do the first five. Administrators may look with the right pki.AdminRead;
-// what changes something (PUT and POST) takes pki.AdminWrite, and stands in the audit
-// log. Neither right is part of the other.
+// what changes something (actions, blobs, PUT /v1/plan) takes pki.AdminWrite, and stands in
+// the audit log. Neither right is part of the other.
 //
 // Every node says in its requests which machine it is. An agent that hears of
 // two machines with the name of one node refuses the newcomer (409) as long as

@@ -100,6 +100,9 @@ func (s *Service) handler() http.Handler {
 	on("POST /v1/actions/{name}", false, pki.AdminWrite, func(w http.ResponseWriter, r *http.Request, self *identity, by caller) {
 		s.Actions.Act(w, r, r.PathValue("name"), self.node, by.Caller)
 	})
+	on("POST /v1/looks/{name}", false, pki.AdminRead, func(w http.ResponseWriter, r *http.Request, self *identity, by caller) {
+		s.Actions.Look(w, r, r.PathValue("name"), self.node, by.Caller)
+	})
 	on("PUT /v1/blobs/{sha256}", false, pki.AdminWrite, func(w http.ResponseWriter, r *http.Request, _ *identity, _ caller) { s.receive(w, r) })
 	on("GET /v1/offers/{name}", true, "", s.hand)
 	on("GET /v1/audit", false, pki.AdminRead, func(w http.ResponseWriter, r *http.Request, _ *identity, _ caller) { s.Actions.Audit(w, r) })
