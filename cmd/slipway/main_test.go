@@ -11,6 +11,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/urfave/cli/v2"
+
 	"github.com/slipwayhq/slipway/builder/sandbox"
 	"github.com/slipwayhq/slipway/internal/fault"
 )
@@ -47,6 +49,39 @@ func TestEveryCommandExplainsItselfWithExamples(t *testing.T) {
 		if c.Usage == "" || !strings.Contains(strings.Join(texts, ""), "slipway "+c.Name) {
 			t.Errorf("slipway %s --help has no usage line or no example", c.Name)
 		}
+	}
+}
+
+func TestEveryOperationShowsItsPlanAsksAndSaysHowItEnds(t *testing.T) {
+	count := 0
+	var each func(path string, commands []*cli.Command)
+	each = func(path string, commands []*cli.Command) {
+		for _, c := range commands {
+			name := path + " " + c.Name
+			each(name, c.Subcommands)
+			flags := map[string]bool{}
+			for _, f := range c.Flags {
+				flags[f.Names()[0]] = true
+			}
+			if !flags["confirm"] {
+				continue
+			}
+			count++
+			for _, flag := range []string{"dry-run", "yes", "json", "store", "direct"} {
+				if !flags[flag] {
+					t.Errorf("%s has no --%s", name, flag)
+				}
+			}
+			for _, want := range []string{"Exit status: 0 ", "After an interruption", "Examples:\n  " + name} {
+				if !strings.Contains(c.Description, want) {
+					t.Errorf("%s --help does not say %q", name, want)
+				}
+			}
+		}
+	}
+	each("slipway", newApp().Commands)
+	if count < 12 {
+		t.Errorf("only %d operations were found", count)
 	}
 }
 

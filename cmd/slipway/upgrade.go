@@ -104,19 +104,21 @@ func rollbackCommand() *cli.Command {
 		Description: `The node starts with the former version, with all that was written to that version's
 root file system; what outlives versions stays as it is. That version is on trial until
 the node is ready, like any other. On a node that has gone back by itself, the failed
-trial is ended. It is refused if there is no former version.` + operationHelp + `
+trial is ended. It is refused if there is no former version. Two rollbacks in a row lead
+forward again; with --to a node that runs that version already stays with it.` + operationHelp + `
 
 Examples:
   slipway rollback a-lb1
-  slipway rollback cluster.yaml a-db2 --yes`,
-		Flags:        operationFlags(),
+  slipway rollback cluster.yaml a-db2 --yes
+  slipway rollback a-db2 --to 20261119-29af0c5f72a7`,
+		Flags:        operationFlags(&cli.StringFlag{Name: "to", Usage: "go back to `VERSION` and to no other", DefaultText: "the one that was good before"}),
 		BashComplete: completeOperation,
 		Action: func(c *cli.Context) error {
 			s, node, err := oneNode(c)
 			if err != nil {
 				return err
 			}
-			return runOperation(c, s, operations.Rollback(s.cluster, node))
+			return runOperation(c, s, operations.Rollback(s.cluster, node, c.String("to")))
 		},
 	}
 }

@@ -176,8 +176,12 @@ func TestAnOperationGoesOnAfterAnInterruptionAndThenHasNothingToDo(t *testing.T)
 	number, stops, asked := 0, 1, []int{}
 	r := w.runner(&said)
 	result, err := r.Run(t.Context(), three(&number, &stops, &asked))
-	if err == nil || result.Verified || !slices.Equal(outcomes(result), []Outcome{Done, Failed, Left}) || !slices.Contains(said, "Left: count") {
-		t.Errorf("cut short: %+v, %v; said %q", result, err, said)
+	if err == nil || result.Verified || !slices.Equal(outcomes(result), []Outcome{Done, Failed, Left}) {
+		t.Errorf("cut short: %+v, %v", result, err)
+	}
+	// The step that was cut short is left as well.
+	if got := said[len(said)-2:]; !slices.Equal(got, []string{"Left: count", "Left: count"}) {
+		t.Errorf("said %q", said)
 	}
 	stops = -1
 	result, err = r.Run(t.Context(), three(&number, &stops, &asked))
@@ -241,5 +245,18 @@ func TestAnInterruptedOperationEndsBeforeItsNextStep(t *testing.T) {
 	})
 	if !errors.Is(err, context.Canceled) || did != 1 {
 		t.Errorf("%d steps, %v", did, err)
+	}
+	// One that is interrupted while it looks says what it waited for.
+	ctx, stop = context.WithCancel(t.Context())
+	_, err = w.runner(&said).Run(ctx, func(context.Context, overview.Overview) (*Operation, error) {
+		return &Operation{Name: "x", Title: "x", Steps: []Step{{What: "x", Do: func(context.Context, func(string)) error { return nil }}}, Check: func(overview.Overview) []string {
+			if did++; did > 3 {
+				stop()
+			}
+			return []string{"a-db1 does not stream yet"}
+		}}, nil
+	})
+	if !errors.Is(err, context.Canceled) || said[len(said)-1] != "Done, and not seen to be as it should be yet: a-db1 does not stream yet" {
+		t.Errorf("%v; said %q", err, said)
 	}
 }

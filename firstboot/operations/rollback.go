@@ -11,8 +11,9 @@ import (
 	"github.com/slipwayhq/slipway/internal/fault"
 )
 
-// Rollback takes a node back to the version that was good before, or ends a trial that has failed.
-func Rollback(c *Cluster, node string) Prepare {
+// Rollback takes a node back to the version that was good before, or ends a trial that has failed. to is
+// that version, or ""; a node that runs it already stays with it.
+func Rollback(c *Cluster, node, to string) Prepare {
 	return func(_ context.Context, now overview.Overview) (*Operation, error) {
 		n, o, err := answering(c.Plan, now, node)
 		if err != nil {
@@ -38,13 +39,21 @@ func Rollback(c *Cluster, node string) Prepare {
 		if failed.Version != "" {
 			return endTrial(c, n, o, failed.Version), nil
 		}
+		r := newRestarter(c)
+		r.before = now
+		if to != "" && to == o.Report.Version && !o.Report.Trial {
+			return r.wentBack(c, n, o), nil
+		}
 		if target.Version == "" {
 			return nil, fault.New(fault.Failed, "%s has no other version that was good than %s", node, o.Report.Version).WithMend("see slipway versions; slipway upgrade takes it to another one")
 		}
-		r := newRestarter(c)
-		r.before = now
+		if to != "" && to != target.Version {
+			return nil, fault.New(fault.Failed, "%s would go back to version %s, not to %s", node, target.Version, to).WithMend("see slipway versions; slipway upgrade takes it to any other one")
+		}
 		op := &Operation{
 			Name: "rollback", Title: fmt.Sprintf("take %s back from version %s to %s", node, o.Report.Version, target.Version),
+			// Without the version, a node that has gone back would go forward again.
+			Again: fmt.Sprintf("slipway rollback %s --to %s", node, target.Version),
 			Check: func(now overview.Overview) []string {
 				return upgraded(now, []plan.Node{n}, map[string]*Release{node: {Image: versions.Image{Version: target.Version}}}, r.before)
 			},
@@ -66,6 +75,19 @@ func Rollback(c *Cluster, node string) Prepare {
 			}, say)
 		}}}
 		return op, nil
+	}
+}
+
+// wentBack is the operation for a node that runs the version already: it takes part again, if it does not.
+func (r *restarter) wentBack(c *Cluster, n plan.Node, o overview.Node) *Operation {
+	return &Operation{
+		Name: "rollback", Title: fmt.Sprintf("have %s run version %s", n.Name, o.Report.Version),
+		Steps: []Step{{What: "have " + n.Name + " take part again", Done: o.Report.Maintenance == nil, Do: func(ctx context.Context, say func(string)) error {
+			return r.resume(ctx, n.Name, say)
+		}}},
+		Check: func(now overview.Overview) []string {
+			return upgraded(now, []plan.Node{n}, map[string]*Release{n.Name: {Image: versions.Image{Version: o.Report.Version}}}, r.before)
+		},
 	}
 }
 

@@ -2,6 +2,7 @@ package operations
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -169,10 +170,15 @@ func (r *Runner) last(op *Operation, result *Result, err error) error {
 		r.Say(fmt.Sprintf("Done and verified in %.1f s: %s.", result.Seconds, op.Title))
 		return nil
 	}
+	did := true
 	for _, s := range result.Steps {
-		if s.Outcome == Left {
+		if s.Outcome == Left || s.Outcome == Failed {
+			did = false
 			r.Say("Left: " + s.What)
 		}
+	}
+	if did && errors.Is(err, context.Canceled) {
+		r.Say("Done, and not seen to be as it should be yet: " + strings.Join(result.Left, "; "))
 	}
 	if op.Again != "" {
 		r.Say("To go on: " + op.Again)

@@ -89,14 +89,30 @@ func TestAVersionThatIsNeverReadyIsAbandoned(t *testing.T) {
 
 func TestARollbackGoesToTheVersionBeforeAndEndsAFailedTrial(t *testing.T) {
 	w := newFleet(t)
-	if _, _, err := w.do(t, Rollback(w.cluster(t), "a-lb1")); err == nil || !strings.Contains(err.Error(), "no other version") {
+	if _, _, err := w.do(t, Rollback(w.cluster(t), "a-lb1", "")); err == nil || !strings.Contains(err.Error(), "no other version") {
 		t.Errorf("nothing to go back to: %v", err)
 	}
 	if _, said, err := w.do(t, Upgrade(w.cluster(t), w.releases(t, "v2", "18"), []string{"a-lb1", "a-db2"}, 0)); err != nil || !strings.Contains(said, "! a-db2 has PostgreSQL 17 and the image brings 18") {
 		t.Fatalf("%v\n%s", err, said)
 	}
-	if result, said, err := w.do(t, Rollback(w.cluster(t), "a-db2")); err != nil || !result.Verified || !strings.Contains(said, "! version v1 has PostgreSQL 17, which cannot read the data of PostgreSQL 18") {
+	if _, _, err := w.do(t, Rollback(w.cluster(t), "a-db2", "v0")); err == nil || !strings.Contains(err.Error(), "would go back to version v1, not to v0") {
+		t.Errorf("to a version that is not there: %v", err)
+	}
+	if result, said, err := w.do(t, Rollback(w.cluster(t), "a-db2", "")); err != nil || !result.Verified || !strings.Contains(said, "! version v1 has PostgreSQL 17, which cannot read the data of PostgreSQL 18") {
 		t.Errorf("%v\n%s", err, said)
+	}
+	if got := w.versions(t, "a-db2"); got != "v1: runs, good; v2: previous" {
+		t.Error(got)
+	}
+	// Whoever was interrupted and runs the command that was shown does not take it forward again.
+	if result, said, err := w.do(t, Rollback(w.cluster(t), "a-db2", "v1")); err != nil || !result.Verified || !strings.HasPrefix(said, "Nothing to do") {
+		t.Errorf("a second time: %v\n%s", err, said)
+	}
+	if _, _, err := w.do(t, MaintenanceOn(w.cluster(t), "a-db2", true)); err != nil {
+		t.Fatal(err)
+	}
+	if result, said, err := w.do(t, Rollback(w.cluster(t), "a-db2", "v1")); err != nil || !result.Verified || !strings.Contains(said, "have a-db2 take part again") {
+		t.Errorf("interrupted in maintenance: %v\n%s", err, said)
 	}
 	if got := w.versions(t, "a-db2"); got != "v1: runs, good; v2: previous" {
 		t.Error(got)
@@ -108,7 +124,7 @@ func TestARollbackGoesToTheVersionBeforeAndEndsAFailedTrial(t *testing.T) {
 	if got := w.versions(t, "a-lb1"); !strings.Contains(got, "v2: runs, good") || !strings.Contains(got, "v3: failed") {
 		t.Error(got)
 	}
-	if result, said, err := w.do(t, Rollback(w.cluster(t), "a-lb1")); err != nil || !result.Verified || !strings.Contains(said, "end the trial") {
+	if result, said, err := w.do(t, Rollback(w.cluster(t), "a-lb1", "")); err != nil || !result.Verified || !strings.Contains(said, "end the trial") {
 		t.Errorf("%v\n%s", err, said)
 	}
 	if got := w.versions(t, "a-lb1"); strings.Contains(got, "failed") || !strings.Contains(got, "v2: runs, good") {

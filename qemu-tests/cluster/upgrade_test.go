@@ -161,17 +161,17 @@ func TestUpgradeFallbackRollbackAndReset(t *testing.T) {
 		if !slices.ContainsFunc(r.Warnings, func(w node.Warning) bool { return strings.Contains(w.Message, "did not come up in 3 starts") }) {
 			u.Errorf("warnings: %v", r.Warnings)
 		}
-		if _, err := u.do(operations.Rollback(u.cluster, theNode)); err != nil {
+		if _, err := u.do(operations.Rollback(u.cluster, theNode, "")); err != nil {
 			u.Errorf("ending the trial: %v", err)
 		}
 	})
 	part("a rollback takes it to the version before, with what that had written", func(u upgraded) {
-		if _, err := u.do(operations.Rollback(u.cluster, theNode)); err != nil {
+		if _, err := u.do(operations.Rollback(u.cluster, theNode, "")); err != nil {
 			u.Fatal(err)
 		}
 		u.runs(was)
 		u.node().MustFail("ls /etc/slipway-edit /etc/by-hand")
-		if _, err := u.do(operations.Rollback(u.cluster, theNode)); err != nil {
+		if _, err := u.do(operations.Rollback(u.cluster, theNode, "")); err != nil {
 			u.Fatal(err)
 		}
 		u.runs(now)

@@ -22,7 +22,7 @@ var Backup = actions.Action{Name: "backup", Run: func(ctx context.Context, e *ac
 	case !slices.Contains(Kinds, a.Type):
 		return nil, fault.New(fault.Usage, "%q is no kind of backup", a.Type).WithMend("it is full, diff or incr")
 	}
-	e.Say("making a %s backup", a.Type)
+	e.Say("making a backup (%s)", a.Type)
 	set, err := Make(ctx, e.Node, a.Type)
 	if err != nil {
 		return nil, err
