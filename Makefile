@@ -33,12 +33,14 @@ bench: setup bin/slipway
 fuzz:
 	qemu-tests/fuzz-all $(or $(FUZZTIME),30s)
 
-## make long         the cluster stories that take hours: two sites, orders of power-on with figures, upgrades, nodes that come and go
-long: setup bin/slipway
+## make long         the cluster stories that take hours: two sites, desktops in a browser, orders of power-on with figures, upgrades, nodes that come and go
+long: bin/slipway
+	@qemu-tests/setup long
 	$(GO) test -tags long -run 'TestEveryFlippedBit|TestPowerCuts' -timeout 2h -v ./builder/mirror
 	$(GO) test -tags long -run 'TestAnIsolatedSite|TestRealClients' -timeout 2h -v ./qemu-tests/build
 	$(GO) test -tags long -run 'TestAReplicaThatIsGone|TestPasswordsAndCertificates|TestAFailoverWithin|TestBackupsOnStorage|TestTheRepositoryHolds|TestAGapIsTold|TestSitesTakeTurns' -timeout 60m -v ./firstboot/role/database
 	$(GO) test -tags long -run 'TestALostDatabase' -timeout 30m -v ./qemu-tests/drill/native
+	$(GO) test -tags long -timeout 60m -v ./qemu-tests/desktops
 	$(GO) test -tags long -run 'TestPostgresHA|TestOrders|TestUpgrade|TestNodesComeAndGo|TestBackup|TestSitesSwitchOver' -timeout 3h -v ./qemu-tests/cluster
 
 DRILL_CLUSTER ?= examples/postgres-ha/cluster.yaml
@@ -64,7 +66,7 @@ drill: setup bin/slipway
 lint:
 	@fmt=$$(gofmt -l cmd builder firstboot internal qemu-tests); [ -z "$$fmt" ] || { echo "gofmt: $$fmt"; exit 1; }
 	$(GO) vet ./...
-	$(GO) vet -tags long ./qemu-tests/cluster ./qemu-tests/drill/native ./firstboot/role/database ./builder/mirror ./qemu-tests/build
+	$(GO) vet -tags long ./qemu-tests/cluster ./qemu-tests/desktops ./qemu-tests/drill/native ./firstboot/role/database ./builder/mirror ./qemu-tests/build
 
 setup:
 	@qemu-tests/setup
