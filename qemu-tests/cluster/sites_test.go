@@ -113,7 +113,7 @@ func (s sites) replicates(node, want string) {
 	s.Fatalf("%s holds %q, want %q", node, got, want)
 }
 
-// order has something happen to the power or the network of nodes.
+// order has something happen to the power of nodes.
 func (s sites) order(action daemon.Action, nodes ...string) {
 	s.Helper()
 	if _, err := daemon.NewClient(s.place()).Order(s.Context(), daemon.Order{Action: action, Nodes: nodes}); err != nil {
@@ -184,10 +184,14 @@ func TestSitesSwitchOver(t *testing.T) {
 		s.becomesWhole("a")
 	})
 	s.part("site a loses its power with a line that site b has not got", func(s sites) {
-		s.order(daemon.Block, "b-db1")
+		if _, err := daemon.NewClient(s.place()).Inject(s.Context(), "isolation", []string{"b-db1"}); err != nil {
+			s.Fatal(err)
+		}
 		s.sql("database-a", "insert into lines values ('2 at site a alone')")
 		s.order(daemon.Crash, "a-db1", "a-lb1")
-		s.order(daemon.Unblock, "b-db1")
+		if _, err := daemon.NewClient(s.place()).Heal(s.Context()); err != nil {
+			s.Fatal(err)
+		}
 		s.waits("tell of site b", func(o overview.Overview, _ int) bool { return o.Word("b-db1") != nil && len(o.Writable) == 0 })
 		s.refuses("database-b") // nobody has decided anything yet
 	})
