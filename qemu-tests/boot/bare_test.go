@@ -15,7 +15,7 @@ import (
 // seed, and then brings it.
 func TestWithoutMetadata(t *testing.T) {
 	t.Parallel()
-	m := labtest.Start(t, lab.VM{Name: "bare", Image: images.Path(t, "gateway", "qcow2")})
+	m := labtest.Start(t, lab.VM{Name: "bare", Image: images.Path(t, "gateway", "qcow2"), CPUs: 1})
 	report := waitUntil(m, status.Unconfigured)
 
 	t.Run("it has an address by DHCP", func(t *testing.T) {

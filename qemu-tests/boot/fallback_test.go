@@ -28,7 +28,7 @@ func TestBrokenVersionFallsBack(t *testing.T) {
 	t.Parallel()
 	disk, good := twoVersionDisk(t)
 	m := labtest.Start(t, lab.VM{
-		Name: "trial", Image: disk, Format: "raw",
+		Name: "trial", Image: disk, Format: "raw", CPUs: 1,
 		Seeds: []string{noCloudISO(t, seed.Files{
 			MetaData: []byte("instance-id: trial\nlocal-hostname: trial-1\n"), UserData: []byte("#cloud-config\n"),
 		})},

@@ -32,6 +32,7 @@ func TestNode(t *testing.T) {
 	m := labtest.Start(t, lab.VM{
 		Name:  "gateway-1",
 		Image: images.Path(t, "gateway", "qcow2"),
+		CPUs:  1, // HAProxy needs what lab.VM tells of
 		Seeds: []string{noCloudISO(t, seed.Files{
 			MetaData: []byte("instance-id: gateway-1\nlocal-hostname: gateway-1\n"),
 			UserData: fullUserData(key, authority),

@@ -26,6 +26,7 @@ func TestPowerCut(t *testing.T) {
 	m := labtest.Start(t, lab.VM{
 		Name:  "cut",
 		Image: images.Path(t, "gateway", "qcow2"),
+		CPUs:  1, // HAProxy needs what lab.VM tells of
 		Seeds: []string{noCloudISO(t, seed.Files{
 			MetaData: []byte("instance-id: cut\nlocal-hostname: cut-1\n"),
 			UserData: []byte("#cloud-config\nssh_authorized_keys: [\"" + newKey(t).authorized + "\"]\n" +
