@@ -44,6 +44,7 @@ docs/seeds.md tells which file goes where on which hypervisor.`,
 			&cli.StringSliceFlag{Name: "node", Usage: "write the seed of the node `NAME` alone; may be given several times"},
 			&cli.BoolFlag{Name: "all", Usage: "write every seed, changed or not"},
 			&cli.BoolFlag{Name: "renew", Usage: "make new certificates and keys"},
+			&cli.StringSliceFlag{Name: "anew", Usage: "let `SITE` form its etcd anew, after all of its members were lost with their disks; may be given again"},
 			&cli.BoolFlag{Name: "prune", Usage: "remove seeds and keys of nodes that the file no longer has"},
 			&cli.BoolFlag{Name: "dry-run", Usage: "say what would be written, and write nothing"},
 			&cli.BoolFlag{Name: "json", Usage: "print what was written as JSON"},
@@ -63,7 +64,7 @@ func writeSeeds(c *cli.Context) error {
 	if c.Bool("all") && len(c.StringSlice("node")) > 0 {
 		return fault.New(fault.Usage, "--all and --node exclude each other")
 	}
-	o := seeding.Options{Nodes: c.StringSlice("node"), All: c.Bool("all"), Renew: c.Bool("renew"), Prune: c.Bool("prune"), DryRun: c.Bool("dry-run")}
+	o := seeding.Options{Nodes: c.StringSlice("node"), All: c.Bool("all"), Renew: c.Bool("renew"), Prune: c.Bool("prune"), Anew: c.StringSlice("anew"), DryRun: c.Bool("dry-run")}
 	for _, name := range strings.Split(c.String("format"), ",") {
 		f, err := seeding.ParseFormat(strings.TrimSpace(name))
 		if err != nil {

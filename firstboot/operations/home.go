@@ -40,6 +40,11 @@ const (
 
 // reseed writes the seeds and signs the plan that goes with them.
 func (h *Home) reseed(ctx context.Context, t *topology.Topology, o seeding.Options, say func(string)) (*seeding.Result, error) {
+	now, err := h.Cluster.Look(ctx)
+	if err != nil {
+		return nil, err
+	}
+	o.Formed = formed(now, h.Cluster.Plan)
 	r, err := h.Seed(ctx, t, o)
 	if err != nil {
 		return nil, err
@@ -54,6 +59,19 @@ func (h *Home) reseed(ctx context.Context, t *topology.Topology, o seeding.Optio
 		return nil, err
 	}
 	return r, nil
+}
+
+// formed are the sites whose etcd has a quorum.
+func formed(now overview.Overview, p *plan.Plan) (sites []string) {
+	for _, s := range p.Sites {
+		if slices.ContainsFunc(s.Consensus, func(node string) bool {
+			word := now.Word(node)
+			return word != nil && word.Consensus != nil && word.Consensus.Quorum
+		}) {
+			sites = append(sites, s.Name)
+		}
+	}
+	return sites
 }
 
 // await looks until nothing is missing any more.

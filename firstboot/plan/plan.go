@@ -68,6 +68,9 @@ type Site struct {
 	Scope string `json:"scope"`
 	// Consensus are the names of the nodes that run an etcd member: an odd number.
 	Consensus []string `json:"consensus"`
+	// Formed says that these were seen to be a quorum once: a member without data joins
+	// them, and never begins another etcd beside theirs.
+	Formed bool `json:"formed,omitempty"`
 	// Bootstrap is the node that makes the database, or clones the other site's.
 	Bootstrap string `json:"bootstrap,omitempty"`
 	// StandbyOf names the site whose database this one replicates, or is "".

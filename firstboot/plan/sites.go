@@ -53,10 +53,19 @@ func (p *Plan) DatabaseSites() []string {
 	return names
 }
 
-// Keep takes over from the plan before which site takes writes, if that was decided
-// against the topology and the site is still there.
+// Keep takes over from the plan before what no topology says: which sites' etcd has
+// formed, and which site takes writes, if that was decided against the topology and
+// the site is still there.
 func (p *Plan) Keep(last *Plan) error {
-	if last == nil || last.Writable == "" || len(p.DatabaseNodes(last.Writable)) == 0 {
+	if last == nil {
+		return nil
+	}
+	for i, s := range p.Sites {
+		if was, err := last.Site(s.Name); err == nil && was.Scope == s.Scope {
+			p.Sites[i].Formed = was.Formed
+		}
+	}
+	if last.Writable == "" || len(p.DatabaseNodes(last.Writable)) == 0 {
 		return nil
 	}
 	p.Apart = last.Apart

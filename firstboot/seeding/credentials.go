@@ -6,6 +6,7 @@ import (
 	"github.com/slipwayhq/slipway/firstboot/topology"
 	"github.com/slipwayhq/slipway/firstboot/vault"
 	"github.com/slipwayhq/slipway/internal/fault"
+	"slices"
 )
 
 // Credentials are the certificates and passwords that a node's seed has, for a node
@@ -50,6 +51,10 @@ func Passwords(p *plan.Plan, n plan.Node) []string {
 func Same(a, b *plan.Plan) bool {
 	left, right := *a, *b
 	right.Revoked = left.Revoked
+	right.Sites = slices.Clone(right.Sites)
+	for i := range min(len(left.Sites), len(right.Sites)) {
+		right.Sites[i].Formed = left.Sites[i].Formed
+	}
 	how, err := compare(&left, &right)
 	return err == nil && how == same
 }

@@ -49,6 +49,9 @@ type Options struct {
 	Prune     bool     // remove what belongs to nodes that the topology no longer has
 	DryRun    bool     // write nothing, neither files nor the store
 	ExtraKeys []string // SSH keys of the user "slipway", beside those of the topology's users
+	// Formed names sites whose etcd was seen to have a quorum (plan.Site.Formed), and Anew
+	// those where all members of it are lost, so that it has to form anew.
+	Formed, Anew []string
 }
 
 // State is what has become of a node's seed.
@@ -182,6 +185,14 @@ func (w *writer) updatePlan() error {
 	if err := next.Keep(last); err != nil {
 		return err
 	}
+	for _, name := range w.o.Anew {
+		if _, err := next.Site(name); err != nil {
+			return fault.New(fault.Usage, "the topology has no site %q", name)
+		}
+	}
+	for i, s := range next.Sites {
+		next.Sites[i].Formed = (s.Formed || slices.Contains(w.o.Formed, s.Name)) && !slices.Contains(w.o.Anew, s.Name)
+	}
 	if w.change, err = compare(last, next); err != nil {
 		return err
 	}
@@ -224,6 +235,10 @@ func compare(last, next *plan.Plan) (change, error) {
 	}
 	text := func(p plan.Plan, keep func(plan.Node) bool) ([]byte, error) {
 		p.ID, p.Generation, p.Revoked = "", 0, nil
+		p.Sites = slices.Clone(p.Sites)
+		for i := range p.Sites {
+			p.Sites[i].Formed = false
+		}
 		p.Nodes = slices.DeleteFunc(slices.Clone(p.Nodes), func(n plan.Node) bool { return !keep(n) })
 		return json.Marshal(p)
 	}
@@ -237,10 +252,19 @@ func compare(last, next *plan.Plan) (change, error) {
 		return same, err
 	}
 	if bytes.Equal(before, after) {
+		how := same
 		if !slices.Equal(last.Revoked, next.Revoked) {
-			return added, nil
+			how = added
 		}
-		return same, nil
+		for i, s := range next.Sites { // they have the same names here
+			switch {
+			case last.Sites[i].Formed && !s.Formed:
+				return altered, nil // nodes that have lost everything know only their seeds
+			case last.Sites[i].Formed != s.Formed:
+				how = added
+			}
+		}
+		return how, nil
 	}
 	old, err := text(*next, func(n plan.Node) bool {
 		_, err := last.Node(n.Name)

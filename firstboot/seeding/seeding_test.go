@@ -262,6 +262,43 @@ func TestAnotherChangeOfThePlanWritesAllSeeds(t *testing.T) {
 	}
 }
 
+func TestThatASitesEtcdHasFormedIsKeptAndTakenBackOnDemand(t *testing.T) {
+	b := newBench(t)
+	formed := func(site string) bool {
+		t.Helper()
+		v := b.open()
+		defer v.Close()
+		p, err := v.Plan()
+		if err != nil {
+			t.Fatal(err)
+		}
+		s, err := p.Site(site)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !Same(p, b.topology(shop).Plan()) {
+			t.Error("the topology's plan counts as another one")
+		}
+		return s.Formed
+	}
+	b.write(shop, Options{})
+	if formed("a") {
+		t.Error("nobody has seen it")
+	}
+	if r := b.write(shop, Options{Formed: []string{"a"}}); r.Generation != 2 || r.Count(Unchanged) != 5 || len(r.Learn) != 5 || !formed("a") || formed("b") {
+		t.Errorf("%+v", r)
+	}
+	if r := b.write(shop, Options{}); r.Generation != 2 || !formed("a") {
+		t.Errorf("seeding again: %+v", r)
+	}
+	if r := b.write(shop, Options{Anew: []string{"a"}}); r.Generation != 3 || r.Count(Written) != 5 || formed("a") {
+		t.Errorf("anew: %+v", r)
+	}
+	if _, err := b.tryWrite(t.Context(), shop, Options{Anew: []string{"c"}}); fault.Of(err) != fault.Usage {
+		t.Errorf("a site that is not there: %v", err)
+	}
+}
+
 func TestWhatIsNotInThePlanWritesThoseWhomItConcerns(t *testing.T) {
 	b := newBench(t)
 	b.write(shop, Options{})

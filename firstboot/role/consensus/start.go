@@ -63,8 +63,24 @@ func (s *Start) Apply(ctx context.Context, n *node.Node) error {
 // join prepares the first start of a member. Where the others have formed a
 // cluster already, it is asked whether it counts on this one, so that a member
 // that was added to the plan later comes in, and one that has lost its disk does
-// not vote a second time on what it has voted on before.
+// not vote a second time on what it has voted on before. Where the plan knows that
+// they have, it waits until one of them answers: a node whose network is not up yet
+// would begin a cluster of its own.
 func join(ctx context.Context, n *node.Node, m *member.Member, client *Client) error {
+	for {
+		answered, err := joinOthers(ctx, n, m, client)
+		if answered || err != nil || !m.Site.Formed {
+			return err
+		}
+		n.Waiting("waiting for a member of site %s's etcd, which has formed and takes this one in; if all of them are lost for good: slipway seed --anew %s", m.Site.Name, m.Site.Name)
+		if !node.Sleep(ctx, lookAgain) {
+			return ctx.Err()
+		}
+	}
+}
+
+// joinOthers is join with those that answer now, if any does.
+func joinOthers(ctx context.Context, n *node.Node, m *member.Member, client *Client) (answered bool, err error) {
 	own := url(m.Self.Address, plan.EtcdPeerPort)
 	for _, at := range client.urls {
 		if at == Endpoint(m.Self) {
@@ -77,10 +93,10 @@ func join(ctx context.Context, n *node.Node, m *member.Member, client *Client) e
 		i := slices.IndexFunc(known, func(l listed) bool { return slices.Contains(l.PeerURLs, own) })
 		switch {
 		case i >= 0 && len(known[i].ClientURLs) > 0:
-			return fault.New(fault.Integrity, "etcd is not started: its data directory %s is empty, while the cluster knows this member (%s) as one that has voted", memberDir(m), known[i].ID).
+			return true, fault.New(fault.Integrity, "etcd is not started: its data directory %s is empty, while the cluster knows this member (%s) as one that has voted", memberDir(m), known[i].ID).
 				WithMend("if its disk is lost: etcdctl member remove %s, on another member; it then joins anew by itself", hexadecimal(known[i].ID))
 		case i >= 0 && known[i].Name != "":
-			return nil // one of those that form the cluster, and has not been started yet
+			return true, nil // one of those that form the cluster, and has not been started yet
 		case i < 0:
 			for {
 				if known, err = client.add(ctx, at, own); err == nil {
@@ -89,19 +105,19 @@ func join(ctx context.Context, n *node.Node, m *member.Member, client *Client) e
 				// etcd takes no new member while another comes or goes.
 				n.Waiting("joining the others' etcd: %s", mtls.Words(err))
 				if !node.Sleep(ctx, lookAgain) {
-					return ctx.Err()
+					return true, ctx.Err()
 				}
 			}
 			n.Changed("joined etcd as a further member")
 		}
 		text, err := render(m, bootstrap{cluster: runningCluster(m, own, known), state: "existing"})
 		if err != nil {
-			return err
+			return true, err
 		}
 		_, err = n.Ensure(envPath, 0o644, text)
-		return err
+		return true, err
 	}
-	return nil
+	return false, nil
 }
 
 // grow has this member vote once it has learned what the others know.

@@ -2,7 +2,9 @@ package consensus
 
 import (
 	"context"
+	"errors"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -27,7 +29,7 @@ func TestTheWitnesssVoteMovesToADatabaseThatIsAddedAndBack(t *testing.T) {
 		for _, name := range nodes {
 			p.Nodes = append(p.Nodes, members[name].Self)
 		}
-		p.Sites[0].Consensus = votes
+		p.Sites[0].Consensus, p.Sites[0].Formed = votes, generation > 1
 		m := *n.Member
 		m.Plan, m.Site = &p, p.Sites[0]
 		n.Member = &m
@@ -101,7 +103,7 @@ func TestTheWitnesssVoteMovesToADatabaseThatIsAddedAndBack(t *testing.T) {
 		t.Errorf("before its vote was taken: %v", err)
 	}
 	planned(born("a-db3"), 2, all, three)
-	startAll(t, running["a-db3"])
+	late(t, running["a-db3"])
 	expel("witness")
 	whole()
 	stops("witness")
@@ -123,4 +125,27 @@ func TestTheWitnesssVoteMovesToADatabaseThatIsAddedAndBack(t *testing.T) {
 			t.Errorf("%s does not vote", name)
 		}
 	}
+}
+
+// late starts a member that reaches nobody at first, as before its network is up: it
+// must not begin an etcd of its own.
+func late(t *testing.T, n *roletest.Node) {
+	t.Helper()
+	whole := n.Member
+	alone, p := *whole, *whole.Plan
+	p.Nodes = slices.Clone(p.Nodes)
+	for i := range p.Nodes {
+		if p.Nodes[i].Name != whole.Self.Name {
+			p.Nodes[i].Address = netip.MustParseAddr("127.0.0.9") // where nobody answers
+		}
+	}
+	alone.Plan, n.Member = &p, &alone
+	ctx, stop := context.WithTimeout(t.Context(), 3*time.Second)
+	defer stop()
+	err := (&Start{}).Apply(ctx, n.Node.Node)
+	if !errors.Is(err, context.DeadlineExceeded) || n.Running(Unit) || len(n.Said.Waits) == 0 || !strings.Contains(n.Said.Waits[len(n.Said.Waits)-1], "takes this one in") {
+		t.Errorf("%v; running: %t; it waits for %q", err, n.Running(Unit), n.Said.Waits)
+	}
+	n.Member = whole
+	startAll(t, n)
 }
