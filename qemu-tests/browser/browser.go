@@ -22,6 +22,7 @@ import (
 	"time"
 
 	"github.com/chromedp/chromedp"
+	"github.com/chromedp/chromedp/kb"
 
 	"github.com/slipwayhq/slipway/firstboot/pki"
 )
@@ -90,6 +91,28 @@ func (b *Browser) Does(what string, actions ...chromedp.Action) {
 	}
 }
 
+// tries has the browser do something that may not be possible right now.
+func (b *Browser) tries(actions ...chromedp.Action) error {
+	ctx, cancel := context.WithTimeout(b.ctx, patience/6)
+	defer cancel()
+	return chromedp.Run(ctx, actions...)
+}
+
+// Types has the person click into the middle of the desktop and type a line there.
+func (b *Browser) Types(line string) error {
+	return b.tries(chromedp.WaitVisible(`body[data-state="connected"]`, chromedp.ByQuery),
+		chromedp.Click("canvas", chromedp.ByQuery), chromedp.KeyEvent(line+kb.Enter))
+}
+
+// OpensAgain has a person who is logged in go to the list and open a desktop, as
+// somebody does who is left with a page that does not help.
+func (b *Browser) OpensAgain(desktop string) error {
+	return b.tries(chromedp.Navigate("https://"+b.host+"/desktops"), chromedp.Click(open(desktop), chromedp.ByQuery))
+}
+
+// open is the button that opens a desktop.
+func open(desktop string) string { return fmt.Sprintf(`button[aria-label="Open %s"]`, desktop) }
+
 // Keep takes a picture of the page, and keeps it.
 func (b *Browser) Keep(name string) image.Image {
 	b.Helper()
@@ -124,7 +147,7 @@ func (b *Browser) LogIn(name, password string) {
 // Open opens a desktop from the list.
 func (b *Browser) Open(desktop string) {
 	b.Helper()
-	b.Does("open "+desktop, chromedp.Click(fmt.Sprintf(`button[aria-label="Open %s"]`, desktop), chromedp.ByQuery))
+	b.Does("open "+desktop, chromedp.Click(open(desktop), chromedp.ByQuery))
 }
 
 // background is what the desktop's session paints (overlays/desktop).
