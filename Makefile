@@ -38,7 +38,7 @@ long: bin/slipway
 	@qemu-tests/setup long
 	$(GO) test -tags long -run 'TestEveryFlippedBit|TestPowerCuts' -timeout 2h -v ./builder/mirror
 	$(GO) test -tags long -run 'TestAnIsolatedSite|TestRealClients' -timeout 2h -v ./qemu-tests/build
-	$(GO) test -tags long -run 'TestAReplicaThatIsGone|TestPasswordsAndCertificates|TestAFailoverWithin|TestBackupsOnStorage|TestTheRepositoryHolds|TestAGapIsTold|TestSitesTakeTurns' -timeout 60m -v ./firstboot/role/database
+	$(GO) test -tags long -run 'TestAReplicaThatIsGone|TestPasswordsAndCertificates|TestAFailoverWithin|TestBackupsOnStorage|TestTheRepositoryHolds|TestAFreshCluster|TestAGapIsTold|TestSitesTakeTurns' -timeout 2h -v ./firstboot/role/database
 	$(GO) test -tags long -run 'TestALostDatabase' -timeout 30m -v ./qemu-tests/drill/native
 	$(GO) test -tags long -timeout 60m -v ./qemu-tests/desktops
 	$(GO) test -tags long -run 'TestPostgresHA|TestVDIPair|TestOrders|TestUpgrade|TestNodesComeAndGo|TestBackup|TestSitesSwitchOver' -timeout 3h -v ./qemu-tests/cluster

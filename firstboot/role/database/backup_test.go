@@ -201,7 +201,7 @@ func (k *kept) restoreFrom(t *testing.T, want Request) *Restore {
 	return r
 }
 
-func TestADatabaseIsBroughtBackToATimeAndIntoAFreshCluster(t *testing.T) {
+func TestADatabaseIsBroughtBackToATime(t *testing.T) {
 	k := &kept{plan: keptPlan()}
 	raise(t, k)
 	var keeper backup.Start
@@ -237,31 +237,6 @@ func TestADatabaseIsBroughtBackToATimeAndIntoAFreshCluster(t *testing.T) {
 	if set, err := backup.Make(t.Context(), k.keeper.Node.Node, "incr"); err != nil || set.Type != "incr" || !strings.HasPrefix(set.LastWAL, "0000000") || strings.HasPrefix(set.LastWAL, "00000001") {
 		t.Errorf("a backup after the restore: %+v, %v", set, err)
 	}
-	last := k.first.write(t, 200)
-	k.first.archivedAll(t)
-	gapIsToldAndMended(t, k)
-	last = k.first.sum(t)
-	k.first.archivedAll(t)
-
-	// All databases are lost, with etcd; the repository is not.
-	for _, n := range k.databases() {
-		n.StopUnit(Unit)
-		n.StopUnit("etcd.service")
-		n.StopUnit(backup.Unit)
-		n.Vanish()
-	}
-	raise(t, k)
-	if _, err := backup.Make(t.Context(), k.keeper.Node.Node, "full"); fault.Of(err) != fault.Integrity || !strings.Contains(fault.Mend(err), "slipway restore") {
-		t.Errorf("a backup of an empty database over those of a lost one: %v; %s", err, fault.Mend(err))
-	}
-	k.restore(t, Latest)
-	for _, n := range k.databases() {
-		if got := n.sum(t); got != last {
-			t.Errorf("%s of the fresh cluster has the rows %s, want %s", n.Member.Self.Name, got, last)
-		}
-	}
-	k.first.write(t, 1)
-	k.first.archivedAll(t)
 	nothingLogsASecret(t, k.databases())
 }
 
@@ -285,53 +260,5 @@ func whatStaysAfterARestore(t *testing.T, k *kept) {
 	}
 	if _, err := k.keeper.On("grep", "-rlq", "ledger", "/var/lib/pgbackrest"); err == nil {
 		t.Error("the repository can be read without its passphrase")
-	}
-}
-
-// gapIsToldAndMended has the repository away for longer than WAL may wait.
-func gapIsToldAndMended(t *testing.T, k *kept) {
-	t.Helper()
-	k.dropWAL(t)
-	k.backAgain(t)
-	if a, err := archiver(t.Context(), k.first.Node.Node.Node); err != nil || len(a.Dropped) > 0 {
-		t.Errorf("after a new backup: %+v, %v", a, err)
-	}
-}
-
-// dropWAL has the repository go away, and the primary write until WAL is dropped. It
-// returns what is told of.
-func (k *kept) dropWAL(t *testing.T) []string {
-	t.Helper()
-	k.keeper.StopUnit(backup.Unit)
-	var a status.Archiver
-	for deadline := time.Now().Add(patience); len(a.Dropped) == 0; time.Sleep(200 * time.Millisecond) {
-		k.first.write(t, 10)
-		k.first.sql(t, "SELECT pg_switch_wal()")
-		var err error
-		if a, err = archiver(t.Context(), k.first.Node.Node.Node); err != nil {
-			t.Fatal(err)
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("nothing was dropped: %+v\n%s", a, k.first.Log(Unit))
-		}
-	}
-	if wrong := strings.Join(complaints(a, 128), "; "); !strings.Contains(wrong, "the archive has a gap: WAL was dropped from "+a.Dropped[0]) {
-		t.Errorf("of the gap is told: %s", wrong)
-	}
-	return a.Dropped
-}
-
-// backAgain has the repository answer, and make a backup.
-func (k *kept) backAgain(t *testing.T) {
-	t.Helper()
-	if err := (&backup.Start{}).Apply(t.Context(), k.keeper.Node.Node); err != nil {
-		t.Fatal(err)
-	}
-	for deadline := time.Now().Add(patience); ; time.Sleep(300 * time.Millisecond) {
-		if _, err := backup.Make(t.Context(), k.keeper.Node.Node, "full"); err == nil {
-			break
-		} else if time.Now().After(deadline) {
-			t.Fatalf("no backup after the repository is back: %v", err)
-		}
 	}
 }

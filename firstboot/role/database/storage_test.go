@@ -118,14 +118,16 @@ func with(secrets map[string]string, more ...string) map[string]string {
 	return out
 }
 
-// archived tries until there is a backup: a cluster that has just formed has no archive yet.
-func (k *kept) backedUp(t *testing.T, n *running, kind string) string {
+// backedUp makes a backup, by a database or, without one, by the repository.
+func (k *kept) backedUp(t *testing.T, n *running, kind string) {
 	t.Helper()
-	set, err := backup.Make(t.Context(), n.Node.Node.Node, kind)
-	if err != nil {
-		t.Fatalf("a %s backup: %v\n%s", kind, err, n.Log(Unit))
+	by := k.keeper
+	if n != nil {
+		by = n.Node
 	}
-	return set.Label
+	if _, err := backup.Make(t.Context(), by.Node.Node, kind); err != nil {
+		t.Fatalf("a %s backup: %v\n%s", kind, err, k.first.Log(Unit))
+	}
 }
 
 // TestBackupsOnStorageAndTheWayBackAfterAFire keeps backups on S3-like storage, gives up a
@@ -470,6 +472,37 @@ func listed(t *testing.T, s *roletest.Storage, path string) string {
 	return string(out)
 }
 
+// TestAFreshClusterTakesTheDatabaseOfALostOne loses all databases, with etcd; the
+// repository is left.
+func TestAFreshClusterTakesTheDatabaseOfALostOne(t *testing.T) {
+	k := &kept{plan: keptPlan()}
+	raise(t, k)
+	k.first.sql(t, "CREATE TABLE ledger (n bigserial PRIMARY KEY, at timestamptz NOT NULL)")
+	k.backedUp(t, nil, "full")
+	k.first.write(t, 500)
+	k.dropWAL(t)
+	k.backAgain(t)
+	if a, err := archiver(t.Context(), k.first.Node.Node.Node); err != nil || len(a.Dropped) > 0 {
+		t.Errorf("after a new backup: %+v, %v", a, err)
+	}
+	last := k.first.write(t, 200)
+	k.first.archivedAll(t)
+	k.vanish()
+	raise(t, k)
+	if _, err := backup.Make(t.Context(), k.keeper.Node.Node, "full"); fault.Of(err) != fault.Integrity || !strings.Contains(fault.Mend(err), "slipway restore") {
+		t.Errorf("a backup of an empty database over those of a lost one: %v; %s", err, fault.Mend(err))
+	}
+	k.restore(t, Latest)
+	for _, n := range k.databases() {
+		if got := n.sum(t); got != last {
+			t.Errorf("%s of the fresh cluster has the rows %s, want %s", n.Member.Self.Name, got, last)
+		}
+	}
+	k.first.write(t, 1)
+	k.first.archivedAll(t)
+	nothingLogsASecret(t, k.databases())
+}
+
 // TestAGapIsToldByThePrimaryAfterAFailover loses the node that has dropped WAL.
 func TestAGapIsToldByThePrimaryAfterAFailover(t *testing.T) {
 	k := &kept{plan: keptPlan()}
@@ -516,5 +549,43 @@ func TestAGapIsToldByThePrimaryAfterAFailover(t *testing.T) {
 	}
 	if files, err := gap(t.Context(), k.first.Node.Node.Node); err != nil || len(files) > 0 || k.first.Exists(droppedPath) {
 		t.Errorf("after a backup the former primary tells of %v, %v", files, err)
+	}
+}
+
+// dropWAL has the repository go away, and the primary write until WAL is dropped. It
+// returns what is told of.
+func (k *kept) dropWAL(t *testing.T) []string {
+	t.Helper()
+	k.keeper.StopUnit(backup.Unit)
+	var a status.Archiver
+	for deadline := time.Now().Add(patience); len(a.Dropped) == 0; time.Sleep(200 * time.Millisecond) {
+		k.first.write(t, 10)
+		k.first.sql(t, "SELECT pg_switch_wal()")
+		var err error
+		if a, err = archiver(t.Context(), k.first.Node.Node.Node); err != nil {
+			t.Fatal(err)
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("nothing was dropped: %+v\n%s", a, k.first.Log(Unit))
+		}
+	}
+	if wrong := strings.Join(complaints(a, 128), "; "); !strings.Contains(wrong, "the archive has a gap: WAL was dropped from "+a.Dropped[0]) {
+		t.Errorf("of the gap is told: %s", wrong)
+	}
+	return a.Dropped
+}
+
+// backAgain has the repository answer, and make a backup.
+func (k *kept) backAgain(t *testing.T) {
+	t.Helper()
+	if err := (&backup.Start{}).Apply(t.Context(), k.keeper.Node.Node); err != nil {
+		t.Fatal(err)
+	}
+	for deadline := time.Now().Add(patience); ; time.Sleep(300 * time.Millisecond) {
+		if _, err := backup.Make(t.Context(), k.keeper.Node.Node, "full"); err == nil {
+			break
+		} else if time.Now().After(deadline) {
+			t.Fatalf("no backup after the repository is back: %v", err)
+		}
 	}
 }
