@@ -1,6 +1,7 @@
 package operations
 
 import (
+	"fmt"
 	"net"
 	"os"
 	"path/filepath"
@@ -128,6 +129,44 @@ func TestANodeIsRemovedAndNothingOfItIsLeft(t *testing.T) {
 		p, err := w.vault.Plan()
 		if err != nil || len(p.Revoked) != 1 || len(p.Nodes) != 3 {
 			t.Errorf("the plan revokes %q, %v", p.Revoked, err)
+		}
+	}
+}
+
+func TestAnInterruptedRemovalGoesOn(t *testing.T) {
+	for step := 2; step <= 9; step++ {
+		w := newTown(t)
+		h := w.home(shop + third)
+		if _, err := w.run(h, Add(h, "a-db3"), ""); err != nil {
+			t.Fatal(err)
+		}
+		h = w.home(shop + third)
+		r, file := w.removal(h, shop+third, "a-db3", false)
+		at := fmt.Sprintf("%d/9 ", step)
+		if result, err := w.run(h, Remove(h, r), at); err == nil {
+			t.Fatalf("broken at %s: %+v", at, result)
+		}
+		// As the command reads it anew: the file may be without the node already.
+		h = w.home(*file)
+		if again := (Removal{Node: "a-db3", Without: h.Topology, Edited: true, Write: func() error { return nil }}); *file == shop {
+			r = again
+		} else {
+			r, file = w.removal(h, *file, "a-db3", false)
+		}
+		before, err := w.vault.PlanWith("a-db3")
+		w.must(err)
+		if before == nil { // the last step was done, too
+			if _, err := w.run(h, Remove(h, r), ""); step != 9 || fault.Of(err) != fault.Usage || !strings.Contains(err.Error(), "it is gone already") {
+				t.Errorf("after a break at %s: %v", at, err)
+			}
+			continue
+		}
+		if n, err := before.Node("a-db3"); err == nil {
+			h.Cluster.Also = []plan.Node{n}
+		}
+		result, err := w.run(h, Remove(h, r), "")
+		if err != nil || !result.Verified || *file != shop || w.voters() != "a-db1 a-db2 a-lb1" || slices.Contains(w.known, "a-db3") || slices.Contains(w.vault.Nodes(), "a-db3") {
+			t.Errorf("after a break at %s: %+v, %v; votes %s, Patroni %q, store %q", at, result, err, w.voters(), w.known, w.vault.Nodes())
 		}
 	}
 }

@@ -37,7 +37,7 @@ func Remove(h *Home, r Removal) Prepare {
 			return nil, err
 		}
 		if before == nil {
-			return nil, fault.New(fault.Usage, "no plan of the cluster has a node %q", name)
+			return nil, fault.New(fault.Usage, "the cluster has no node %q, and the store remembers none: it is gone already, or never was", name).WithMend("see slipway status")
 		}
 		n, err := before.Node(name)
 		c.Also = []plan.Node{n}
