@@ -134,6 +134,10 @@ func TestOnlyABalancerWithBrokersListensForTheWeb(t *testing.T) {
 		if strings.Contains(config, "frontend tunnel ") != strings.Contains(name, "desktops") {
 			t.Errorf("%s: listens for tunnels", name)
 		}
+		// WebSockets and tunnels may be silent for an hour.
+		if strings.Count(config, "\ttimeout tunnel 1h\n") != strings.Count(config, "defaults front\n")+strings.Count(config, "defaults tunnels\n") {
+			t.Errorf("%s: what is silent for less than an hour is cut off", name)
+		}
 	}
 }
 
