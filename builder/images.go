@@ -3,6 +3,9 @@ package builder
 import (
 	"context"
 	"slices"
+	"strings"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
 
 	"github.com/slipwayhq/slipway/builder/agent"
 	"github.com/slipwayhq/slipway/builder/lock"
@@ -90,6 +93,12 @@ func (b *build) images(ctx context.Context, role *profile.Profile) (ociLayer, er
 		if s, ok := sourceOf(im); ok {
 			pinned, _ := b.lock.Image(im.Name)
 			digest, source = pinned.Digest, pinned.Source
+			if b.Registry != nil { // a mirror has the locked images beside the layers
+				repository, _, _ := strings.Cut(im.Name, ":")
+				fetch.Near = func(ctx context.Context, digest string) (v1.Image, error) {
+					return b.Registry.Image(ctx, repository, digest)
+				}
+			}
 			if err := fetch.Fetch(ctx, s, digest); err != nil {
 				return out, err
 			}

@@ -1,6 +1,9 @@
 package builder
 
 import (
+	"io"
+	"log"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"slices"
@@ -8,9 +11,12 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-containerregistry/pkg/name"
+	"github.com/google/go-containerregistry/pkg/registry"
 	"github.com/google/go-containerregistry/pkg/v1/empty"
 	"github.com/google/go-containerregistry/pkg/v1/layout"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
 
 	"github.com/slipwayhq/slipway/builder/lock"
 	"github.com/slipwayhq/slipway/builder/manifest"
@@ -101,6 +107,46 @@ func TestTheImagesOfARoleAreOneLayerThatStaysTheSame(t *testing.T) {
 	}
 	if digests[0] != digests[1] {
 		t.Error("two caches make two layers")
+	}
+}
+
+// TestAMirrorHasTheLockedImagesWhereTheirSourceIsOutOfReach builds with a registry that holds the layers' repository
+// and the image, as slipway mirror serves them, and with a source that is gone.
+func TestAMirrorHasTheLockedImagesWhereTheirSourceIsOutOfReach(t *testing.T) {
+	mirror := httptest.NewServer(registry.New(registry.Logger(log.New(io.Discard, "", 0))))
+	defer mirror.Close()
+	host := strings.TrimPrefix(mirror.URL, "http://")
+	dir := filepath.Join(t.TempDir(), "layout")
+	vendorLayout(t, dir, "one")
+	index, err := layout.ImageIndexFromPath(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, err := index.IndexManifest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	im, err := index.Image(m.Manifests[0].Digest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	to, err := name.ParseReference(host + "/acme/agent:7")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := remote.Write(to, im); err != nil {
+		t.Fatal(err)
+	}
+	digest := m.Manifests[0].Digest.Hex
+	role := &profile.Profile{Role: "dispatcher", Images: []profile.Image{{Name: "acme/agent:7", Registry: "127.0.0.1:9/vendor/agent"}}}
+	b, _ := testBuild(t, host+"/slipway/layers")
+	b.lock = &lock.Lock{Created: time.Unix(1700000000, 0), Images: []lock.Image{{Name: "acme/agent:7", Digest: digest, Source: "registry:127.0.0.1:9/vendor/agent"}}}
+	made, err := b.images(t.Context(), role)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !slices.Contains(filesOf(t, b, made.madeLayer), manifest.ImagesDir+"/blobs/sha256/"+digest) {
+		t.Error("the image is not in the layer")
 	}
 }
 

@@ -24,8 +24,10 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/validate"
 
 	"github.com/slipwayhq/slipway/builder/cache"
+	"github.com/slipwayhq/slipway/builder/lock"
 	"github.com/slipwayhq/slipway/builder/mirror"
 	"github.com/slipwayhq/slipway/builder/mirror/serve"
+	"github.com/slipwayhq/slipway/builder/oci"
 	"github.com/slipwayhq/slipway/internal/progress"
 )
 
@@ -57,13 +59,15 @@ func TestImagesTravelWithTheirDigests(t *testing.T) {
 	}
 	t.Setenv("DOCKER_CONFIG", t.TempDir())
 	dir := t.TempDir()
-	inLayout, inRegistry, saved, other := image(t), image(t), image(t), image(t)
+	inLayout, inRegistry, saved, locked, other := image(t), image(t), image(t), image(t), image(t)
 
 	// A layout that holds an image for two platforms, as docker buildx makes them.
 	index := mutate.AppendManifests(empty.Index,
 		mutate.IndexAddendum{Add: other, Descriptor: v1.Descriptor{Platform: &v1.Platform{OS: "linux", Architecture: "arm64"}}},
 		mutate.IndexAddendum{Add: inLayout, Descriptor: v1.Descriptor{Platform: &v1.Platform{OS: "linux", Architecture: "amd64"}}})
 	_, err := layout.Write(filepath.Join(dir, "layout"), mutate.AppendManifests(empty.Index, mutate.IndexAddendum{Add: index}))
+	must(t, err)
+	_, err = layout.Write(filepath.Join(dir, "locked"), mutate.AppendManifests(empty.Index, mutate.IndexAddendum{Add: locked}))
 	must(t, err)
 	upstream := httptest.NewServer(registry.New(registry.Logger(log.New(io.Discard, "", 0))))
 	defer upstream.Close()
@@ -82,6 +86,11 @@ func TestImagesTravelWithTheirDigests(t *testing.T) {
 		must(t, err)
 		s.images = append(s.images, img)
 	}
+	// What the lock pins comes along without being asked for.
+	l := &lock.Lock{Images: []lock.Image{{Name: "acme/locked", Source: "layout:locked", Digest: strings.TrimPrefix(digestOf(t, locked), "sha256:")}}}
+	pinned, err := mirror.LockedImages(t.Context(), l, oci.Fetcher{Project: dir, Cache: c})
+	must(t, err)
+	s.images = append(s.images, pinned...)
 	for _, wrong := range []struct{ as, source string }{
 		{"Acme/x:1", "oci:" + filepath.Join(dir, "layout")}, {"acme/../x:1", "oci:" + filepath.Join(dir, "layout")},
 		{"acme/x:1", "oci:" + dir}, {"acme/x:1", "docker-archive:" + filepath.Join(dir, "none.tar")}, {"acme/x:1", upstream.URL}, {"acme/x:1", strings.TrimPrefix(upstream.URL, "http://") + "/none:1"},
@@ -96,15 +105,15 @@ func TestImagesTravelWithTheirDigests(t *testing.T) {
 	media, _ := s.mustCreate(t, nil)
 	far := s.far(t)
 	mustTake(t, far, media)
-	if r := mustBeWhole(t, far, a.Key()); r.Images != 3 {
-		t.Errorf("%d images arrived, want 3", r.Images)
+	if r := mustBeWhole(t, far, a.Key()); r.Images != 4 {
+		t.Errorf("%d images arrived, want 4", r.Images)
 	}
 	handler, err := serve.New(filepath.Join(far, "public"), serve.Options{})
 	must(t, err)
 	server := httptest.NewServer(handler)
 	defer server.Close()
 	host := strings.TrimPrefix(server.URL, "http://")
-	for ref, want := range map[string]string{"acme/layout:4": digestOf(t, inLayout), "acme/agent:latest": digestOf(t, inRegistry), "acme/saved:1": ""} {
+	for ref, want := range map[string]string{"acme/layout:4": digestOf(t, inLayout), "acme/agent:latest": digestOf(t, inRegistry), "acme/locked:latest": digestOf(t, locked), "acme/saved:1": ""} {
 		r, err := name.ParseReference(host + "/" + ref)
 		must(t, err)
 		got, err := remote.Image(r)

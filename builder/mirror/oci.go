@@ -20,6 +20,8 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/types"
 
 	"github.com/slipwayhq/slipway/builder/cache"
+	"github.com/slipwayhq/slipway/builder/lock"
+	"github.com/slipwayhq/slipway/builder/oci"
 	"github.com/slipwayhq/slipway/builder/registry"
 	"github.com/slipwayhq/slipway/internal/fault"
 	"github.com/slipwayhq/slipway/internal/progress"
@@ -45,9 +47,7 @@ var namePattern = regexp.MustCompile(`^[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*(/[a-z0-
 // docker-archive:FILE (what docker save wrote), or a reference in a registry. Of an image for
 // several platforms, linux on arch is taken.
 func LoadImage(ctx context.Context, c *cache.Cache, as, source, arch string, reporter progress.Reporter) (_ Image, err error) {
-	if !strings.Contains(as, ":") {
-		as += ":latest"
-	}
+	as = tagged(as)
 	if !namePattern.MatchString(as) {
 		return Image{}, fault.New(fault.Usage, "%q cannot name an image", as).WithMend("write REPOSITORY:TAG in lower case, without a host")
 	}
@@ -110,6 +110,35 @@ func LoadImage(ctx context.Context, c *cache.Cache, as, source, arch string, rep
 		out.Blobs = append(out.Blobs, d)
 	}
 	return out, nil
+}
+
+// LockedImages brings the images that a lock pins into the cache.
+func LockedImages(ctx context.Context, l *lock.Lock, f oci.Fetcher) ([]Image, error) {
+	var all []Image
+	for _, im := range l.Images {
+		s, err := oci.ParseSource(im.Source)
+		if err != nil {
+			return nil, fault.New(fault.Input, "image %s of the lock: %w", im.Name, err)
+		}
+		if err := f.Fetch(ctx, s, im.Digest); err != nil {
+			return nil, err
+		}
+		m, raw, err := oci.Manifest(f.Cache, im.Digest)
+		if err != nil {
+			return nil, fault.New(fault.Integrity, "image %s left the cache while it was needed: %w", im.Name, err)
+		}
+		d := v1.Descriptor{MediaType: oci.MediaType(m), Size: int64(len(raw)), Digest: v1.Hash{Algorithm: "sha256", Hex: im.Digest}}
+		all = append(all, Image{Name: tagged(im.Name), Descriptor: d, Blobs: append([]v1.Descriptor{d, m.Config}, m.Layers...)})
+	}
+	return all, nil
+}
+
+// tagged is an image's name with the tag that clients mean if there is none.
+func tagged(name string) string {
+	if strings.Contains(name, ":") {
+		return name
+	}
+	return name + ":latest"
 }
 
 func put(c *cache.Cache, d v1.Descriptor, r io.ReadCloser) error {

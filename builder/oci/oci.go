@@ -71,6 +71,9 @@ type Fetcher struct {
 	Cache   *cache.Cache
 	// Transport reaches registries; nil is the usual one.
 	Transport http.RoundTripper
+	// Near is asked for a locked image before its source is, such as a mirror where the
+	// source is out of reach; nil is nobody.
+	Near func(ctx context.Context, digest string) (v1.Image, error)
 }
 
 // Resolve finds out the digest of the image that a source has now, SHA-256 in
@@ -95,6 +98,11 @@ func (f Fetcher) Resolve(ctx context.Context, s Source) (digest string, err erro
 func (f Fetcher) Fetch(ctx context.Context, s Source, digest string) error {
 	if complete(f.Cache, digest) {
 		return nil
+	}
+	if f.Near != nil {
+		if im, err := f.Near(ctx, digest); err == nil && f.store(im) == nil && complete(f.Cache, digest) {
+			return nil
+		}
 	}
 	im, done, err := f.open(ctx, s, digest)
 	if err != nil {
@@ -299,8 +307,8 @@ func (f Fetcher) store(im v1.Image) error {
 	return f.Cache.PutBlob(digest.Hex, int64(len(raw)), bytes.NewReader(raw))
 }
 
-// manifestOf reads an image's manifest from the cache.
-func manifestOf(c *cache.Cache, digest string) (*v1.Manifest, []byte, error) {
+// Manifest reads an image's manifest from the cache, also as it stands there.
+func Manifest(c *cache.Cache, digest string) (*v1.Manifest, []byte, error) {
 	path, ok := c.Blob(digest)
 	if !ok {
 		return nil, nil, os.ErrNotExist
@@ -328,7 +336,7 @@ func manifestOf(c *cache.Cache, digest string) (*v1.Manifest, []byte, error) {
 
 // complete reports whether the cache has all of an image.
 func complete(c *cache.Cache, digest string) bool {
-	m, _, err := manifestOf(c, digest)
+	m, _, err := Manifest(c, digest)
 	if err != nil {
 		return false
 	}
@@ -340,8 +348,8 @@ func complete(c *cache.Cache, digest string) bool {
 	return true
 }
 
-// mediaType is a manifest's, which an old one may leave out.
-func mediaType(m *v1.Manifest) types.MediaType {
+// MediaType is a manifest's, which an old one may leave out.
+func MediaType(m *v1.Manifest) types.MediaType {
 	if m.MediaType != "" {
 		return m.MediaType
 	}

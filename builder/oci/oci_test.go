@@ -238,7 +238,7 @@ func TestAProgramsImageHasTheSameBytesAnywhere(t *testing.T) {
 			t.Fatal(err)
 		}
 		digests = append(digests, must(Program(f.Cache, "./vendor/probe", program, 1700000000)))
-		m, _, err := manifestOf(f.Cache, digests[0])
+		m, _, err := Manifest(f.Cache, digests[0])
 		if err != nil || !complete(f.Cache, digests[0]) {
 			t.Fatalf("%+v, %v", m, err)
 		}

@@ -63,11 +63,11 @@ func Tree(c *cache.Cache, images []Named, date int64) (*tree.Tree, error) {
 	index := v1.IndexManifest{SchemaVersion: 2, MediaType: types.OCIImageIndex}
 	var list []loaded
 	for _, im := range images {
-		m, raw, err := manifestOf(c, im.Digest)
+		m, raw, err := Manifest(c, im.Digest)
 		if err != nil {
 			return nil, fmt.Errorf("image %s: %w", im.Name, err)
 		}
-		self := describe(mediaType(m), raw)
+		self := describe(MediaType(m), raw)
 		self.Platform = &v1.Platform{OS: platform.OS, Architecture: platform.Architecture}
 		self.Annotations = map[string]string{"io.containerd.image.name": Full(im.Name), "org.opencontainers.image.ref.name": Full(im.Name)}
 		index.Manifests = append(index.Manifests, self)

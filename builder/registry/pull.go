@@ -13,6 +13,7 @@ import (
 
 	"github.com/google/go-containerregistry/pkg/authn"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 	"github.com/google/go-containerregistry/pkg/v1/types"
 
@@ -43,6 +44,12 @@ func (r *Repository) Puller(ctx context.Context) (*Puller, error) {
 		return nil, failed(ctx, r.String(), err)
 	}
 	return &Puller{r: r, client: &http.Client{Transport: tr}}, nil
+}
+
+// Image finds an OCI image by its digest in another repository of the same registry.
+func (r *Repository) Image(ctx context.Context, repository, digest string) (v1.Image, error) {
+	ref := r.repo.Registry.Repo(repository).Digest("sha256:" + digest)
+	return remote.Image(ref, remote.WithContext(ctx), remote.WithAuthFromKeychain(authn.DefaultKeychain), remote.WithTransport(r.transport))
 }
 
 // Pull brings an artifact into the cache, its record last. That the repository does

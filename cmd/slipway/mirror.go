@@ -16,6 +16,7 @@ import (
 	"github.com/slipwayhq/slipway/builder/mirror"
 	"github.com/slipwayhq/slipway/builder/mirror/receipt"
 	"github.com/slipwayhq/slipway/builder/mirror/site"
+	"github.com/slipwayhq/slipway/builder/oci"
 	"github.com/slipwayhq/slipway/internal/fault"
 	"github.com/slipwayhq/slipway/internal/progress"
 )
@@ -147,6 +148,9 @@ func makeBundle(c *cli.Context, r *receipt.Receipt) error {
 		for _, p := range pushed {
 			req.Artifacts = append(req.Artifacts, p.Artifact())
 		}
+	}
+	if req.Images, err = mirror.LockedImages(c.Context, req.Lock, oci.Fetcher{Project: s.project, Cache: means.Cache}); err != nil {
+		return err
 	}
 	for _, value := range c.StringSlice("image") {
 		name, source, ok := strings.Cut(value, "=")
