@@ -220,7 +220,8 @@ func (b *bench) compare(what string, ours float64, peer string, theirs float64, 
 // sample is one measured run.
 type sample struct {
 	seconds float64
-	peak    int64 // largest resident set of any process in it, bytes
+	cpu     float64 // seconds of processors, of all processes in it
+	peak    int64   // largest resident set of any process in it, bytes
 }
 
 // run runs a command, its output kept for the error, and measures it.
@@ -235,7 +236,8 @@ func (b *bench) run(argv ...string) (sample, error) {
 		return sample{}, fmt.Errorf("%s: %w\n%s", strings.Join(argv, " "), err, lastLines(string(out), 30))
 	}
 	usage := cmd.ProcessState.SysUsage().(*syscall.Rusage)
-	return sample{took.Seconds(), usage.Maxrss * 1024}, nil
+	cpu := cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()
+	return sample{took.Seconds(), cpu.Seconds(), usage.Maxrss * 1024}, nil
 }
 
 // median measures several contenders in turns and returns each one's median.

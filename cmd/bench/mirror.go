@@ -63,7 +63,7 @@ func (b *bench) mirrors() error {
 			return sample{}, err
 		}
 		taken, err := b.run(b.slipway, "mirror", "import", "--store", filepath.Join(dir, "store"), "--key", filepath.Join(dir, "site.asc"), media)
-		return sample{made.seconds + taken.seconds, max(made.peak, taken.peak)}, err
+		return sample{made.seconds + taken.seconds, made.cpu + taken.cpu, max(made.peak, taken.peak)}, err
 	}
 	theirs := func(n string) (sample, error) {
 		return b.run(b.path("aptly-carry"), filepath.Join(dir, "aptly"), n, source[n], filepath.Join(dir, "source.gpg"), image)
@@ -101,10 +101,13 @@ func (b *bench) mirrors() error {
 	}
 	const peer = "aptly, skopeo, cp"
 	b.compare("carrying six roles over", full[0].seconds, peer, full[1].seconds, "s", 0)
+	b.compare("processor time of it", full[0].cpu, peer, full[1].cpu, "s", 0)
 	b.compare("media of it", mib(treeSize(media)), peer, mib(treeSize(filepath.Join(dir, "aptly/media-1"))), "MiB", 0)
 	b.compare("carrying an update over", updated.seconds, peer, theirUpdate.seconds, "s", 0)
+	b.compare("processor time of it", updated.cpu, peer, theirUpdate.cpu, "s", 0)
 	b.compare("media of it", mib(treeSize(filepath.Join(dir, "media-2"))), peer, mib(treeSize(filepath.Join(dir, "aptly/media-2"))), "MiB", 0)
 	b.compare("verifying the volumes", verify[0].seconds, "sha256sum", verify[1].seconds, "s", 0)
+	b.compare("processor time of it", verify[0].cpu, "sha256sum", verify[1].cpu, "s", 0)
 	b.compare("peak memory of create and import", mib(full[0].peak), peer, mib(full[1].peak), "MiB", 300)
 	b.compare("peak memory of verify", mib(verify[0].peak), "", 0, "MiB", 300)
 	return nil
