@@ -16,14 +16,15 @@ import (
 	"github.com/slipwayhq/slipway/qemu-tests/lab/daemon"
 )
 
-// twoSites is examples/postgres-ha with as few machines as its rules need, and an
-// address of the database at site b as well.
+// twoSites is examples/postgres-ha with as few machines as its rules need, an
+// address of the database at site b as well, and one on a network that reaches over both.
 const twoSites = `slipway: 1
 name: two-sites
 domain: example.internal
 networks:
   site-a: {subnet: 10.77.1.0/24, gateway: 10.77.1.1}
   site-b: {subnet: 10.77.2.0/24, gateway: 10.77.2.1}
+  both: {subnet: 10.77.3.0/24}
 sites:
   a: {}
   b: {standby_of: a}
@@ -35,13 +36,14 @@ users:
 vips:
   - {name: database-a, site: a, address: 10.77.1.10, on: balancers, router_id: 51}
   - {name: database-b, site: b, address: 10.77.2.10, on: databases, router_id: 52}
+  - {name: database, sites: [a, b], address: 10.77.3.10, on: databases, router_id: 53}
 databases:
   - {name: app, owner: app}
 roles: {database: {patroni: ` + emulated + `}}
 nodes:
-  - {name: a-db1, role: db-master, site: a, nics: [{network: site-a, address: 10.77.1.11}], size: {cpus: 1, memory: 1GiB}}
+  - {name: a-db1, role: db-master, site: a, nics: [{network: site-a, address: 10.77.1.11, mac: "52:54:00:77:01:11"}, {network: both, address: 10.77.3.11, mac: "52:54:00:77:03:11"}], size: {cpus: 1, memory: 1GiB}}
   - {name: a-lb1, role: balancer, site: a, nics: [{network: site-a, address: 10.77.1.21}], size: {cpus: 1, memory: 768MiB}}
-  - {name: b-db1, role: db-master, site: b, nics: [{network: site-b, address: 10.77.2.11}], size: {cpus: 1, memory: 1GiB}}
+  - {name: b-db1, role: db-master, site: b, nics: [{network: site-b, address: 10.77.2.11, mac: "52:54:00:77:02:11"}, {network: both, address: 10.77.3.12, mac: "52:54:00:77:03:12"}], size: {cpus: 1, memory: 1GiB}}
 `
 
 // sites is a user with a cluster of two sites.
@@ -171,7 +173,7 @@ func TestSitesSwitchOver(t *testing.T) {
 	s.part("both sites are well, and site a takes the writes", func(s sites) {
 		s.becomesWhole("a")
 		s.sql("database-a", "create table lines (line text primary key)")
-		s.sql("database-a", "insert into lines values ('1 at both')")
+		s.sql("database", "insert into lines values ('1 at both')")
 		s.replicates("b-db1", "1 at both")
 		s.refuses("database-b")
 	})
@@ -194,12 +196,13 @@ func TestSitesSwitchOver(t *testing.T) {
 		}
 		s.waits("tell of site b", func(o overview.Overview, _ int) bool { return o.Word("b-db1") != nil && len(o.Writable) == 0 })
 		s.refuses("database-b") // nobody has decided anything yet
+		s.refuses("database")
 	})
 	s.part("site b is promoted, and clients find the database there", func(s sites) {
 		begun := time.Now()
 		said := s.runs("promote-site", "b", "cluster.yaml", "--yes")
 		s.says(said, "What it acknowledged and had not sent yet is missing afterwards")
-		s.sql("database-b", "insert into lines values ('3 at site b')")
+		s.sql("database", "insert into lines values ('3 at site b')") // where site a was found before
 		s.Logf("from the decision to the first line: %.0f s", time.Since(begun).Seconds())
 		if got := s.sql("database-b", allLines); got != "1 at both, 3 at site b" {
 			t.Errorf("site b has %q", got)
@@ -211,6 +214,9 @@ func TestSitesSwitchOver(t *testing.T) {
 		s.order(daemon.Start, "a-db1", "a-lb1")
 		s.waits("have site a follow", func(o overview.Overview, _ int) bool {
 			s.refuses("database-a")
+			if got, err := s.once("database", allLines); err == nil && got != "1 at both, 3 at site b" {
+				s.Fatalf("the address over both sites leads to %q", got)
+			}
 			w := o.Word("a-db1")
 			return w != nil && w.Database != nil && w.Database.Standby && w.Database.Leader() == "a-db1"
 		})
@@ -234,7 +240,7 @@ func TestSitesSwitchOver(t *testing.T) {
 		s.says(s.runs("demote-site", "b", "cluster.yaml", "--yes"), "no site takes writes afterwards")
 		s.refuses("database-b")
 		s.runs("promote-site", "a", "cluster.yaml", "--yes")
-		s.sql("database-a", "insert into lines values ('4 at site a again')")
+		s.sql("database", "insert into lines values ('4 at site a again')")
 		if got := s.sql("database-a", allLines); got != "1 at both, 3 at site b, 4 at site a again" {
 			s.Errorf("site a has %q", got)
 		}
