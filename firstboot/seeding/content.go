@@ -73,6 +73,15 @@ func (w *writer) requests(n topology.Node) []pki.Request {
 		if n.Role == balancer && len(w.plan.With(n.Site, plan.BrokerRole)) > 0 {
 			service.Names = append(slices.Clip(service.Names), plan.BrokersName)
 		}
+		if n.Role == plan.DispatcherRole {
+			// Whichever dispatcher is asked, any of them may answer.
+			for _, peer := range w.plan.With(n.Site, n.Role) {
+				if peer.Name != n.Name {
+					service.Names = append(slices.Clip(service.Names), peer.Name, fqdnOf(w.t, peer.Name))
+					service.Addresses = append(slices.Clip(service.Addresses), peer.Address)
+				}
+			}
+		}
 		for _, v := range w.plan.Answers(n.Name) {
 			service.Names = append(slices.Clip(service.Names), v.Names...)
 			service.Addresses = append(slices.Clip(service.Addresses), v.Address.Addr())
@@ -154,11 +163,13 @@ func (w *writer) secrets(n topology.Node) (map[string]string, error) {
 }
 
 // fqdn is a node's whole name, or its short one where there is no domain.
-func fqdn(t *topology.Topology, n topology.Node) string {
+func fqdn(t *topology.Topology, n topology.Node) string { return fqdnOf(t, n.Name) }
+
+func fqdnOf(t *topology.Topology, name string) string {
 	if t.Domain == "" {
-		return n.Name
+		return name
 	}
-	return n.Name + "." + t.Domain
+	return name + "." + t.Domain
 }
 
 // instanceID is a name that no machine of another cluster has. It stays the same

@@ -11,6 +11,7 @@ import (
 	"github.com/slipwayhq/slipway/firstboot/role/consensus"
 	"github.com/slipwayhq/slipway/firstboot/role/database"
 	"github.com/slipwayhq/slipway/firstboot/role/product"
+	"github.com/slipwayhq/slipway/firstboot/role/swarm"
 	"github.com/slipwayhq/slipway/firstboot/role/vip"
 	"github.com/slipwayhq/slipway/firstboot/status"
 )
@@ -55,5 +56,6 @@ func Cluster(m *Membership, among peers.Task, again func(why string)) []Task {
 		{Step: balancer.Start{}, After: []string{"peers"}},
 		{Step: vip.Start{}, After: []string{"peers"}},
 		{Step: &product.Start{Peers: among.Service}, After: []string{"peers"}},
+		{Step: &swarm.Start{Peers: among.Service}, After: []string{"peers"}},
 	}
 }

@@ -70,8 +70,8 @@ type Origins struct {
 }
 
 // planned is what a node's cluster adds to its role: where agents answer each
-// other, which certificates protect, and the ports of the virtual addresses that
-// may sit on this node.
+// other, which certificates protect, the port of a swarm's networks, and the ports of
+// the virtual addresses that may sit on this node.
 func planned(m *member.Member) (ports []manifest.Port, to Origins) {
 	if m == nil {
 		return nil, to
@@ -91,6 +91,9 @@ func planned(m *member.Member) (ports []manifest.Port, to Origins) {
 	}
 	if len(to.Backup) > 0 {
 		ports = append(ports, manifest.Port{Port: strconv.Itoa(plan.BackupPort), Proto: "tcp", From: "backup", Why: "pgBackRest; mutual TLS"})
+	}
+	if s := m.Plan.Swarm; s != nil && m.Self.Role == plan.DispatcherRole {
+		ports = append(ports, manifest.Port{Port: strconv.Itoa(s.DataPathPort), Proto: "udp", From: "cluster", Why: "overlay networks of the swarm"})
 	}
 	for _, v := range m.Plan.HeldBy(m.Self.Name) {
 		for _, port := range []int{v.HTTP, v.HTTPS, v.Gateway, v.Tunnel} {

@@ -1,0 +1,123 @@
+package swarm
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/slipwayhq/slipway/builder/manifest"
+	"github.com/slipwayhq/slipway/firstboot/node"
+	"github.com/slipwayhq/slipway/internal/fault"
+)
+
+const maxIndex = 4 << 20
+
+var digestPattern = regexp.MustCompile(`^sha256:[0-9a-f]{64}$`)
+
+// image is one that rides in the appliance.
+type image struct {
+	repository string // as the profile names it, without its tag
+	digest     string // of its manifest, with "sha256:"
+}
+
+// reference names it by digest, so that no registry is asked what the name means.
+func (im image) reference() string { return im.repository + "@" + im.digest }
+
+// variable is what a Compose file calls it by.
+func (im image) variable() string {
+	return "IMAGE_" + strings.Map(func(r rune) rune {
+		switch {
+		case r >= 'a' && r <= 'z':
+			return r - 'a' + 'A'
+		case r >= '0' && r <= '9':
+			return r
+		}
+		return '_'
+	}, im.repository)
+}
+
+// images are those of the appliance, by name; without a layout there are none.
+func images(n *node.Node) ([]image, error) {
+	f, err := os.Open(n.Path(filepath.Join("/", manifest.ImagesDir, "index.json")))
+	if os.IsNotExist(err) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, maxIndex))
+	if err != nil {
+		return nil, err
+	}
+	return parseIndex(data)
+}
+
+// parseIndex reads a layout's index ("OCI Image Format Specification", image-index.md),
+// as package oci of the builder writes it.
+func parseIndex(data []byte) ([]image, error) {
+	var index struct {
+		Manifests []struct {
+			Digest      string
+			Annotations map[string]string
+		}
+	}
+	if err := json.Unmarshal(data, &index); err != nil {
+		return nil, fault.New(fault.Integrity, "the index of the appliance's images makes no sense: %w", err)
+	}
+	var out []image
+	for _, m := range index.Manifests {
+		name := strings.TrimPrefix(strings.TrimPrefix(m.Annotations["io.containerd.image.name"], "docker.io/"), "library/")
+		repository, _, _ := strings.Cut(name, ":")
+		if repository == "" || !digestPattern.MatchString(m.Digest) {
+			return nil, fault.New(fault.Integrity, "the index of the appliance's images has one without a name or a digest")
+		}
+		out = append(out, image{repository, m.Digest})
+	}
+	slices.SortFunc(out, func(a, b image) int { return strings.Compare(a.reference(), b.reference()) })
+	return out, nil
+}
+
+// missing are the images that Docker does not have.
+func (d *docker) missing(ctx context.Context, list []image) (out []image, err error) {
+	for _, im := range list {
+		have, err := d.hasImage(ctx, im.reference())
+		if err != nil {
+			return nil, err
+		}
+		if !have {
+			out = append(out, im)
+		}
+	}
+	return out, nil
+}
+
+// bring has Docker take the appliance's images, unless it has them.
+func bring(ctx context.Context, n *node.Node, d *docker) error {
+	list, err := images(n)
+	if err != nil {
+		return err
+	}
+	lacking, err := d.missing(ctx, list)
+	if err != nil || len(lacking) == 0 {
+		return err
+	}
+	n.Waiting("Docker takes the appliance's images")
+	if err := d.load(ctx, n.Path(filepath.Join("/", manifest.ImagesDir))); err != nil {
+		return err
+	}
+	if lacking, err = d.missing(ctx, lacking); err != nil {
+		return err
+	}
+	if len(lacking) > 0 {
+		return fmt.Errorf("Docker has taken the appliance's images, and does not know %s", lacking[0].reference())
+	}
+	n.Changed("brought %d images into Docker", len(list))
+	return nil
+}
