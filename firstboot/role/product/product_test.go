@@ -416,3 +416,21 @@ func TestTheProductIsAskedWhetherItServes(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 }
+
+func TestANodeThatStandsAloneHasNoSwarmToAsk(t *testing.T) {
+	n, _ := broker(t, site(), "a-br1")
+	ask := func(stack string) string {
+		n.Role.Product.Health.URL, n.Role.Product.Stack = "https://localhost/health", stack
+		return question(n.Node)
+	}
+	if got := ask("/usr/lib/stack.yml"); got == "" {
+		t.Error("in a cluster it is not asked")
+	}
+	n.Member = nil
+	if got := ask("/usr/lib/stack.yml"); got != "" {
+		t.Errorf("alone it is asked at %s", got)
+	}
+	if got := ask(""); got == "" {
+		t.Error("alone, with a product of its own, it is not asked")
+	}
+}

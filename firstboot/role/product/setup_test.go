@@ -24,43 +24,16 @@ func members(t *testing.T, p *plan.Plan) map[string]*member.Member {
 	return made
 }
 
-// database runs PostgreSQL, with TLS, on the database node of a plan.
+// database runs PostgreSQL on the database node of a plan.
 func database(t *testing.T, p *plan.Plan) *roletest.Node {
 	t.Helper()
-	m := members(t, p)["a-db1"]
-	n := roletest.Start(t, m)
+	n := roletest.Start(t, members(t, p)["a-db1"])
 	n.Role = &manifest.Role{Name: "db-master"}
-	n.Put(t, "/tmp/start", `set -eu
-cd /tmp
-export PATH=$PATH:/usr/lib/postgresql/17/bin
-initdb -D /tmp/db --auth-local=trust --auth-host=scram-sha-256 >/dev/null
-echo "hostssl all all 0.0.0.0/0 scram-sha-256" >>/tmp/db/pg_hba.conf
-pg_ctl -D /tmp/db -w -l /tmp/db/log -o "-c listen_addresses=* -c unix_socket_directories=/tmp -c fsync=off -c ssl=on -c ssl_cert_file=/tmp/cert -c ssl_key_file=/tmp/key" start >/dev/null
-psql -X -q -h /tmp -d postgres -c "CREATE ROLE app LOGIN PASSWORD 'secret-of-app'" -c "CREATE DATABASE app OWNER app"
-`)
-	pair := m.Certificates[member.ServiceCert]
-	for path, text := range map[string]string{"/tmp/cert": pair.Certificate, "/tmp/key": pair.Key} {
-		if _, err := n.EnsureFor("postgres", path, 0o600, text); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if out, err := n.On("setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups", "sh", "/tmp/start"); err != nil {
-		t.Fatalf("%v: %s", err, out)
-	}
-	t.Cleanup(func() {
-		n.On("setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups", "/usr/lib/postgresql/17/bin/pg_ctl", "-D", "/tmp/db", "-m", "immediate", "stop")
-	})
+	n.PostgreSQL("app", "secret-of-app")
 	return n
 }
 
-func sql(t *testing.T, db *roletest.Node, text string) string {
-	t.Helper()
-	out, err := db.On("psql", "-X", "-A", "-t", "-q", "-h", "/tmp", "-U", "postgres", "-d", "app", "-c", text)
-	if err != nil {
-		t.Fatalf("%s: %v: %s", text, err, out)
-	}
-	return strings.TrimSpace(out)
-}
+func sql(t *testing.T, db *roletest.Node, text string) string { return db.SQL("app", text) }
 
 func TestTheProductIsSetUpOnceThoughAllNodesBeginAtOnce(t *testing.T) {
 	p, s := site(), &street{}

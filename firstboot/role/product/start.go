@@ -70,7 +70,7 @@ func (s *Start) Apply(ctx context.Context, n *node.Node) error {
 		}
 	}
 	for {
-		err := healthy(ctx, p.Health.URL)
+		err := healthy(ctx, question(n))
 		if err == nil {
 			break
 		}
@@ -136,7 +136,7 @@ func (s *Start) Observe(ctx context.Context, n *node.Node, _ *status.Cluster) er
 		held = held || n.Held(unit)
 	}
 	if !held {
-		wrong = append(wrong, healthy(ctx, p.Health.URL))
+		wrong = append(wrong, healthy(ctx, question(n)))
 	}
 	return errors.Join(wrong...)
 }
@@ -156,6 +156,16 @@ var asker = &http.Client{
 			return (&net.Dialer{}).DialContext(ctx, network, net.JoinHostPort("127.0.0.1", port))
 		},
 	},
+}
+
+// question is where this node is asked whether it serves: nowhere, if it stands alone
+// and its product runs on a swarm, which only a cluster has.
+func question(n *node.Node) string {
+	p := of(n)
+	if n.Member == nil && p.Stack != "" {
+		return ""
+	}
+	return p.Health.URL
 }
 
 // healthy asks the product whether it serves; "" is not asked.
