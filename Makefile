@@ -36,6 +36,7 @@ fuzz:
 ## make long         the cluster stories that take hours: two sites, desktops in a browser, orders of power-on with figures, upgrades, nodes that come and go
 long: bin/slipway
 	@qemu-tests/setup long
+	$(GO) test -tags long -run 'TestASwarmMakesItself|TestTwoThousandIdle' -timeout 15m -v ./firstboot/role/swarm ./examples/vdi-dispatchers/service
 	$(GO) test -tags long -run 'TestEveryFlippedBit|TestPowerCuts|TestNoClientSees' -timeout 2h -v ./builder/mirror
 	$(GO) test -tags long -run 'TestAnIsolatedSite|TestRealClients' -timeout 2h -v ./qemu-tests/build
 	$(GO) test -tags long -run 'TestAReplicaThatIsGone|TestPasswordsAndCertificates|TestAFailoverWithin|TestBackupsOnStorage|TestTheRepositoryHolds|TestAFreshCluster|TestAGapIsTold|TestSitesTakeTurns' -timeout 2h -v ./firstboot/role/database
@@ -64,9 +65,9 @@ drill: setup bin/slipway
 	done; [ -z "$$failed" ] || { echo "drill: did not hold:$$failed"; exit 1; }
 
 lint:
-	@fmt=$$(gofmt -l cmd builder firstboot internal qemu-tests); [ -z "$$fmt" ] || { echo "gofmt: $$fmt"; exit 1; }
+	@fmt=$$(gofmt -l cmd builder examples firstboot internal qemu-tests); [ -z "$$fmt" ] || { echo "gofmt: $$fmt"; exit 1; }
 	$(GO) vet ./...
-	$(GO) vet -tags long ./qemu-tests/cluster ./qemu-tests/desktops ./qemu-tests/drill/native ./firstboot/role/database ./builder/mirror ./qemu-tests/build
+	$(GO) vet -tags long ./qemu-tests/cluster ./qemu-tests/desktops ./qemu-tests/drill/native ./firstboot/role/database ./builder/mirror ./qemu-tests/build ./firstboot/role/swarm ./examples/vdi-dispatchers/service
 
 setup:
 	@qemu-tests/setup
