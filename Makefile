@@ -42,7 +42,7 @@ long: bin/slipway
 	$(GO) test -tags long -run 'TestAReplicaThatIsGone|TestPasswordsAndCertificates|TestAFailoverWithin|TestBackupsOnStorage|TestTheRepositoryHolds|TestAFreshCluster|TestAGapIsTold|TestSitesTakeTurns' -timeout 2h -v ./firstboot/role/database
 	$(GO) test -tags long -run 'TestALostDatabase' -timeout 30m -v ./qemu-tests/drill/native
 	$(GO) test -tags long -timeout 60m -v ./qemu-tests/desktops
-	$(GO) test -tags long -run 'TestPostgresHA|TestVDIPair|TestOrders|TestUpgrade|TestNodesComeAndGo|TestBackup|TestSitesSwitchOver' -timeout 3h -v ./qemu-tests/cluster
+	$(GO) test -tags long -run 'TestPostgresHA|TestVDIPair|TestVDIDispatchers|TestOrders|TestUpgrade|TestNodesComeAndGo|TestBackup|TestSitesSwitchOver' -timeout 3h -v ./qemu-tests/cluster
 
 DRILL_CLUSTER ?= examples/postgres-ha/cluster.yaml
 DRILL_ROUNDS  ?= 10
