@@ -147,11 +147,13 @@ func TestAPersonUsesADesktop(t *testing.T) {
 	b.SeesDesktop("desktop")
 
 	t.Run("what is typed arrives at the desktop", func(t *testing.T) {
+		b := b.In(t)
 		b.Does("type", chromedp.Click("canvas", chromedp.ByQuery), chromedp.KeyEvent("echo typed-$((40+2)) >/tmp/typed"+kb.Enter))
 		until(t, "it is there", func() bool { data, _ := os.ReadFile(w.pc.Path("/tmp/typed")); return string(data) == "typed-42\n" })
 		b.Keep("typed")
 	})
 	t.Run("when the gateway dies the page opens the desktop again through the other", func(t *testing.T) {
+		b := b.In(t)
 		for _, g := range w.gateways {
 			if g.connections("10443") != "" {
 				g.stop("gateway.service", syscall.SIGKILL)
@@ -170,9 +172,10 @@ func TestAPersonUsesADesktop(t *testing.T) {
 		}
 	})
 	t.Run("when the balancer dies the page opens the desktop again through the other", func(t *testing.T) {
+		b := b.In(t)
 		w.balancers[0].cut()
 		w.balancers[1].take()
-		w.balancers[1].announce()
+		w.announce()
 		// Whoever sits there moves the mouse, which the other balancer knows nothing of.
 		b.Does("the loss is seen", chromedp.Click("canvas", chromedp.ByQuery), chromedp.WaitVisible(`body[data-state="lost"]`, chromedp.ByQuery))
 		b.SeesDesktop("desktop-other-balancer")

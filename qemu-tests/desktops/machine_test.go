@@ -42,6 +42,7 @@ type cluster struct {
 	secrets   map[string]string
 	db        *machine // with the database
 	first     *machine // the balancer with the virtual address
+	machines  []*machine
 }
 
 func newCluster(t *testing.T) *cluster {
@@ -144,6 +145,7 @@ func (c *cluster) machine(name string, overlays ...string) *machine {
 	m.command("mount", "--bind", "/dev/tty", m.Path("/dev/tty"))
 	m.Put(c.t, "/etc/hostname", name+"\n")
 	m.journal()
+	c.machines = append(c.machines, m)
 	c.t.Cleanup(m.off)
 	return m
 }
@@ -183,10 +185,13 @@ func (m *machine) outside(argv ...string) (string, error) {
 	return string(out), err
 }
 
-// announce tells the network that the virtual address is here now (RFC 5227, 3).
-func (m *machine) announce() {
-	m.command(m.inside("sh", "-c", "ip -s neigh flush all >/dev/null 2>&1 || true")...)
+// announce has everybody on the network forget where the virtual address was, which the
+// new holder's announcement does (RFC 5227, 3).
+func (c *cluster) announce() {
 	exec.Command("ip", "neigh", "flush", "dev", bridge).Run()
+	for _, m := range c.machines {
+		m.outside("ip", "neigh", "flush", "dev", "eth0")
+	}
 }
 
 // as runs a program on the machine as a user.
