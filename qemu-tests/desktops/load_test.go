@@ -40,9 +40,7 @@ func TestSessionsAreHeldWhileABrokerDies(t *testing.T) {
 	if after.Bad > 0 || after.Lost() > 0 || after.Timeout > 0 {
 		t.Errorf("afterwards %d answers are not the page, %d are none", after.Bad, after.Lost()+after.Timeout)
 	}
-	if got := admin.broker(); got == home || got == "" {
-		t.Errorf("logged in at %s, which is lost; then answered by %q", home, got)
-	}
+	until(t, "the other broker answers", func() bool { got := admin.broker(); return got != home && got != "" })
 }
 
 // cookies are what the person's browser shows the brokers.
