@@ -38,7 +38,7 @@ long: bin/slipway
 	@qemu-tests/setup long
 	$(GO) test -tags long -run 'TestASwarmMakesItself|TestTwoThousandIdle' -timeout 15m -v ./firstboot/role/swarm ./examples/vdi-dispatchers/service
 	$(GO) test -tags long -run 'TestEveryFlippedBit|TestPowerCuts|TestNoClientSees' -timeout 2h -v ./builder/mirror
-	$(GO) test -tags long -run 'TestAnIsolatedSite|TestRealClients' -timeout 2h -v ./qemu-tests/build
+	$(GO) test -tags long -run 'TestADryRun|TestAnIsolatedSite|TestRealClients' -timeout 2h -v ./qemu-tests/build
 	$(GO) test -tags long -run 'TestAReplicaThatIsGone|TestPasswordsAndCertificates|TestAFailoverWithin|TestBackupsOnStorage|TestTheRepositoryHolds|TestAFreshCluster|TestAGapIsTold|TestSitesTakeTurns' -timeout 2h -v ./firstboot/role/database
 	$(GO) test -tags long -run 'TestALostDatabase' -timeout 30m -v ./qemu-tests/drill/native
 	$(GO) test -tags long -timeout 60m -v ./qemu-tests/desktops
