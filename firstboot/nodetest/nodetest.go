@@ -219,7 +219,7 @@ func (n *Node) Put(t testing.TB, path, content string) {
 // Output runs a program on the node.
 func (n *Node) Output(t testing.TB, argv ...string) string {
 	t.Helper()
-	out, err := n.Run.Run(t.Context(), node.Command{Argv: argv, Timeout: time.Minute})
+	out, err := n.Run.Run(t.Context(), node.Command{Argv: argv, Timeout: 5 * time.Minute})
 	must(t, err)
 	return out
 }
