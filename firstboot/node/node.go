@@ -207,11 +207,25 @@ func (n *Node) Execute(ctx context.Context, c Command) (string, error) {
 // UnitActive reports whether systemd runs a unit. On a node where systemd does
 // not run, no unit does.
 func (n *Node) UnitActive(ctx context.Context, unit string) bool {
+	return n.unitState(ctx, unit) == "active"
+}
+
+// UnitStarted is UnitActive for a unit that starts by itself: while it starts, it waits.
+// Such a unit may have read its configuration already, and takes no orders yet.
+func (n *Node) UnitStarted(ctx context.Context, unit string) bool {
+	state := n.unitState(ctx, unit)
+	for state == "activating" && Sleep(ctx, 100*time.Millisecond) {
+		state = n.unitState(ctx, unit)
+	}
+	return state == "active"
+}
+
+func (n *Node) unitState(ctx context.Context, unit string) string {
 	if !n.Exists("/run/systemd/system") {
-		return false
+		return ""
 	}
 	out, _ := n.Command(ctx, "systemctl", "is-active", unit)
-	return strings.TrimSpace(out) == "active"
+	return strings.TrimSpace(out)
 }
 
 // Nudge has systemd do something to a unit if the unit runs already; one that

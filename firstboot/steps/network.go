@@ -35,7 +35,7 @@ func (Network) Apply(ctx context.Context, n *node.Node) error {
 	if err := renameCards(ctx, n, config); err != nil {
 		return err
 	}
-	if !changed || !n.UnitActive(ctx, "systemd-networkd.service") {
+	if !changed || !n.UnitStarted(ctx, "systemd-networkd.service") {
 		return nil // networkd reads the files when it starts, after this step
 	}
 	if _, err := n.Command(ctx, "udevadm", "control", "--reload"); err != nil {
