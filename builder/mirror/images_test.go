@@ -28,7 +28,6 @@ import (
 	"github.com/slipwayhq/slipway/builder/mirror"
 	"github.com/slipwayhq/slipway/builder/mirror/serve"
 	"github.com/slipwayhq/slipway/builder/oci"
-	"github.com/slipwayhq/slipway/internal/progress"
 )
 
 // image is a small image for linux on amd64, in OCI's own media types.
@@ -82,7 +81,7 @@ func TestImagesTravelWithTheirDigests(t *testing.T) {
 	c, err := cache.Open(s.Cache)
 	must(t, err)
 	for as, source := range map[string]string{"acme/layout:4": "oci:" + filepath.Join(dir, "layout"), "acme/agent": pushed.String(), "acme/saved:1": "docker-archive:" + filepath.Join(dir, "saved.tar")} {
-		img, err := mirror.LoadImage(t.Context(), c, as, source, "amd64", progress.None)
+		img, err := mirror.LoadImage(t.Context(), c, as, source)
 		must(t, err)
 		s.images = append(s.images, img)
 	}
@@ -95,7 +94,7 @@ func TestImagesTravelWithTheirDigests(t *testing.T) {
 		{"Acme/x:1", "oci:" + filepath.Join(dir, "layout")}, {"acme/../x:1", "oci:" + filepath.Join(dir, "layout")},
 		{"acme/x:1", "oci:" + dir}, {"acme/x:1", "docker-archive:" + filepath.Join(dir, "none.tar")}, {"acme/x:1", upstream.URL}, {"acme/x:1", strings.TrimPrefix(upstream.URL, "http://") + "/none:1"},
 	} {
-		if _, err := mirror.LoadImage(t.Context(), c, wrong.as, wrong.source, "amd64", progress.None); err == nil {
+		if _, err := mirror.LoadImage(t.Context(), c, wrong.as, wrong.source); err == nil {
 			t.Errorf("%s from %s is taken", wrong.as, wrong.source)
 		}
 	}

@@ -157,7 +157,7 @@ func makeBundle(c *cli.Context, r *receipt.Receipt) error {
 		if !ok {
 			return fault.New(fault.Usage, "--image %q: want NAME:TAG=SOURCE", value)
 		}
-		img, err := mirror.LoadImage(c.Context, means.Cache, name, source, means.Distribution.Arch, s.progress)
+		img, err := mirror.LoadImage(c.Context, means.Cache, name, source)
 		if err != nil {
 			return err
 		}
