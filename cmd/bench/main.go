@@ -40,7 +40,15 @@ func main() {
 	dir := flag.String("dir", "out/bench", "where peers, caches and results are kept")
 	boot := flag.Bool("boot", true, "measure the boot too")
 	what := flag.String("of", "", "measure only builds, or only mirrors")
+	image := flag.String("image", "", "only write the image that mirrors carry into `DIR`; for bench itself")
 	flag.Parse()
+	if *image != "" {
+		if err := writeImage(*image); err != nil {
+			fmt.Fprintln(os.Stderr, "bench:", err)
+			os.Exit(1)
+		}
+		return
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	b, err := newBench(ctx, *dir, *runs)
