@@ -27,10 +27,11 @@ class Brokers(http.client.HTTPConnection):
 
 
 class Untold(logging.Filter):
-    """Keeps tickets out of the journal: websockify logs the address that is asked for."""
+    """Keeps tickets out of the journal: websockify logs the address that is asked for,
+    and each token that leads nowhere, though the ticket may still be good."""
 
     def filter(self, record):
-        record.msg, record.args = re.sub(r"token=[^\s&']+", "token=…", record.getMessage()), ()
+        record.msg, record.args = re.sub(r"(token=|Token ')[^\s&']+", r"\1…", record.getMessage()), ()
         return True
 
 
