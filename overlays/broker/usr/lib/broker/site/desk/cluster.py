@@ -92,7 +92,7 @@ def database():
         # After a failover the connections of before are dead: they are tried first.
         "CONN_HEALTH_CHECKS": True,
         "OPTIONS": {
-            "connect_timeout": 3,
+            "connect_timeout": 8,
             # A primary that was cut off is noticed within half a minute.
             "keepalives_idle": 10,
             "keepalives_interval": 5,
