@@ -54,6 +54,8 @@ type Plan struct {
 	Clients []netip.Prefix `json:"clients"`
 	// Backup is nil where no backups are made.
 	Backup *Backup `json:"backup,omitempty"`
+	// Mirror is nil where nodes install from nowhere.
+	Mirror *Mirror `json:"mirror,omitempty"`
 	// Revoked are the serial numbers, hexadecimal, of agents' certificates that count
 	// no more: of machines that were replaced or taken out, as long as they are valid.
 	Revoked []string `json:"revoked,omitempty"`

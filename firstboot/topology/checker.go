@@ -37,6 +37,7 @@ func (c *checker) check() {
 	c.virtual()
 	c.databases()
 	c.backup()
+	c.mirror()
 }
 
 // at is the field of an item of a list.

@@ -15,7 +15,7 @@ import (
 // keys are the fields of every kind of mapping; a kind has the same name among
 // the schema's definitions.
 var keys = map[string][]string{
-	"cluster":         {"slipway", "name", "domain", "networks", "sites", "dns", "ntp", "users", "clients", "vips", "databases", "backup", "roles", "nodes"},
+	"cluster":         {"slipway", "name", "domain", "networks", "sites", "dns", "ntp", "users", "clients", "vips", "databases", "backup", "mirror", "roles", "nodes"},
 	"network":         {"subnet", "gateway", "vlan", "mtu"},
 	"site":            {"standby_of", "witness", "consensus"},
 	"dns":             {"servers", "search"},
@@ -29,6 +29,7 @@ var keys = map[string][]string{
 	"from":            {"cluster", "s3"},
 	"schedule":        {"full", "diff"},
 	"retention":       {"full", "diff"},
+	"mirror":          {"node", "url", "registry", "key", "ca"},
 	"roles":           {"database", "dispatcher"},
 	"database_role":   {"max_connections", "max_slot_wal_keep", "parameters", "patroni"},
 	"dispatcher_role": {"autolock", "data_path_port"},
@@ -106,6 +107,9 @@ func (r *reader) topology(root value) *Topology {
 	}
 	if v, ok := o.get("backup"); ok {
 		t.Backup = v.backup()
+	}
+	if v, ok := o.get("mirror"); ok {
+		t.Mirror = v.mirror()
 	}
 	if v, ok := o.get("roles"); ok {
 		roles := v.object("roles")

@@ -20,10 +20,11 @@ const (
 	desktop    = plan.DesktopRole
 	dispatcher = plan.DispatcherRole
 	repository = plan.RepositoryRole
+	mirror     = plan.MirrorRole
 )
 
 // roles are all of them.
-var roles = []string{dbMaster, dbReplica, balancer, broker, gateway, desktop, dispatcher, repository}
+var roles = []string{dbMaster, dbReplica, balancer, broker, gateway, desktop, dispatcher, repository, mirror}
 
 // witnessRoles are the roles beside databases whose appliance carries etcd, the
 // one that the planner prefers first.
@@ -35,7 +36,7 @@ const members = 3
 
 // Plan works out what the nodes are told. ID and Generation stay empty.
 func (t *Topology) Plan() *plan.Plan {
-	p := &plan.Plan{Format: plan.Format, Cluster: t.Name, Domain: t.Domain, Clients: slices.Clone(t.Clients), Databases: slices.Clone(t.Databases), Backup: t.Backup}
+	p := &plan.Plan{Format: plan.Format, Cluster: t.Name, Domain: t.Domain, Clients: slices.Clone(t.Clients), Databases: slices.Clone(t.Databases), Backup: t.Backup, Mirror: t.planMirror()}
 	for _, s := range t.Sites {
 		p.Sites = append(p.Sites, t.planSite(s))
 	}

@@ -37,6 +37,7 @@ type Topology struct {
 	VIPs      []VIP
 	Databases []plan.Database
 	Backup    *plan.Backup // nil where no backups are made
+	Mirror    *plan.Mirror // nil where there is none; of a node's, the planner knows the rest
 	Roles     Roles
 	Nodes     []Node
 	// Warnings are what the file may say and its author may not have meant.
