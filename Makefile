@@ -33,7 +33,7 @@ bench: setup bin/slipway
 fuzz:
 	qemu-tests/fuzz-all $(or $(FUZZTIME),30s)
 
-## make long         the cluster stories that take hours: two sites, desktops in a browser, orders of power-on with figures, upgrades, nodes that come and go
+## make long         the cluster stories that take hours: two sites, desktops in a browser, orders of power-on with figures, upgrades, nodes that come and go, a site that installs from carried media
 long: bin/slipway
 	@qemu-tests/setup long
 	$(GO) test -tags long -run 'TestASwarmMakesItself|TestTwoThousandIdle' -timeout 15m -v ./firstboot/role/swarm ./examples/vdi-dispatchers/service
@@ -42,7 +42,7 @@ long: bin/slipway
 	$(GO) test -tags long -run 'TestAReplicaThatIsGone|TestPasswordsAndCertificates|TestAFailoverWithin|TestBackupsOnStorage|TestTheRepositoryHolds|TestAFreshCluster|TestAGapIsTold|TestSitesTakeTurns' -timeout 2h -v ./firstboot/role/database
 	$(GO) test -tags long -run 'TestALostDatabase' -timeout 30m -v ./qemu-tests/drill/native
 	$(GO) test -tags long -timeout 60m -v ./qemu-tests/desktops
-	$(GO) test -tags long -run 'TestPostgresHA|TestVDIPair|TestVDIDispatchers|TestOrders|TestUpgrade|TestNodesComeAndGo|TestBackup|TestSitesSwitchOver' -timeout 3h -v ./qemu-tests/cluster
+	$(GO) test -tags long -run 'TestPostgresHA|TestVDIPair|TestVDIDispatchers|TestOrders|TestUpgrade|TestNodesComeAndGo|TestBackup|TestSitesSwitchOver|TestAirGapped' -timeout 3h -v ./qemu-tests/cluster
 
 DRILL_CLUSTER ?= examples/postgres-ha/cluster.yaml
 DRILL_ROUNDS  ?= 10

@@ -10,6 +10,7 @@ package builder
 import (
 	"context"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/sirupsen/logrus"
@@ -105,10 +106,14 @@ func Build(ctx context.Context, req Request, means Means) (*Result, error) {
 	var (
 		layers   *layers
 		binaries agent.Binaries
+		command  string
 	)
 	g, gctx := errgroup.WithContext(ctx)
 	g.Go(func() (err error) { layers, err = b.layers(gctx, roles); return err })
 	g.Go(func() (err error) { binaries, err = b.programs(gctx); return err })
+	if slices.ContainsFunc(roles, carriesCommand) {
+		g.Go(func() (err error) { command, err = b.command(gctx); return err })
+	}
 	if err := g.Wait(); err != nil {
 		return nil, err
 	}
@@ -128,7 +133,7 @@ func Build(ctx context.Context, req Request, means Means) (*Result, error) {
 		if err != nil {
 			return nil, err
 		}
-		config, err := b.config(ctx, role, layers, images, binaries.Firstboot)
+		config, err := b.config(ctx, role, layers, images, binaries.Firstboot, command)
 		if err != nil {
 			return nil, err
 		}

@@ -15,13 +15,14 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/slipwayhq/slipway/builder/agent"
+	"github.com/slipwayhq/slipway/builder/profile"
 	"github.com/slipwayhq/slipway/builder/registry"
 	"github.com/slipwayhq/slipway/internal/fault"
 )
 
 // Pushed is one artifact in a registry.
 type Pushed struct {
-	Name  string          `json:"name"` // base, loader, agent, or the role of a package layer
+	Name  string          `json:"name"` // base, loader, agent, command, or the role of a package layer
 	Tag   string          `json:"tag"`
 	Size  int64           `json:"size"` // bytes of its blobs
 	Blobs []registry.Blob `json:"blobs"`
@@ -59,7 +60,15 @@ func PlanPush(req Request, means Means) ([]Pushed, error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, w := range append(b.stack(roles).wanted(), wanted{agentKind(), "agent", source}) {
+	list := append(b.stack(roles).wanted(), wanted{agentKind(), "agent", source})
+	if slices.ContainsFunc(roles, carriesCommand) {
+		key, err := agent.CommandKey(b.Project)
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, wanted{commandKind(), "command", key})
+	}
+	for _, w := range list {
 		a, ok, err := registry.Find(b.Cache, w.kind, w.key)
 		if err != nil {
 			return nil, err
@@ -90,6 +99,8 @@ func (w wanted) describe() string {
 		return "boot loader"
 	case agent.RecordKind:
 		return "compiled agent"
+	case agent.CommandRecord:
+		return "compiled command"
 	}
 	return "layer " + w.title
 }
@@ -149,15 +160,37 @@ func (b *build) programs(ctx context.Context) (agent.Binaries, error) {
 		return agent.Binaries{}, err
 	}
 	if _, ok := agent.Cached(b.Cache, key); !ok && b.Registry != nil {
-		puller, err := b.Registry.Puller(ctx)
-		if err == nil {
-			_, err = puller.Pull(ctx, b.Cache, agentKind(), key, "agent", b.Progress)
-		}
-		if err := b.unlessNetwork(err); err != nil {
+		if err := b.pullProgram(ctx, agentKind(), key, "agent"); err != nil {
 			return agent.Binaries{}, err
 		}
 	}
 	return agent.Build(ctx, b.Project, b.Cache)
+}
+
+// carriesCommand reports whether a role has the command in its image.
+func carriesCommand(p *profile.Profile) bool { return p.Slipway }
+
+// command compiles the command slipway, or takes it from the cache or the registry.
+func (b *build) command(ctx context.Context) (digest string, err error) {
+	key, err := agent.CommandKey(b.Project)
+	if err != nil {
+		return "", err
+	}
+	if _, ok := agent.CachedCommand(b.Cache, key); !ok && b.Registry != nil {
+		if err := b.pullProgram(ctx, commandKind(), key, "command"); err != nil {
+			return "", err
+		}
+	}
+	return agent.Command(ctx, b.Project, b.Cache)
+}
+
+// pullProgram looks for a program in the registry.
+func (b *build) pullProgram(ctx context.Context, kind registry.Kind, key, title string) error {
+	puller, err := b.Registry.Puller(ctx)
+	if err == nil {
+		_, err = puller.Pull(ctx, b.Cache, kind, key, title, b.Progress)
+	}
+	return b.unlessNetwork(err)
 }
 
 // unlessNetwork turns an error of the registry's not answering into a warning.
@@ -239,11 +272,23 @@ func agentKind() registry.Kind {
 		if err := strictJSON(record, &a); err != nil {
 			return nil, err
 		}
-		program := func(title, digest string) registry.Blob {
-			return registry.Blob{Digest: digest, Size: -1, MediaType: registry.Program, Title: title, Limit: maxProgram}
-		}
 		return []registry.Blob{program("init", a.Init), program("firstboot", a.Firstboot)}, nil
 	}}
+}
+
+// commandKind is the command slipway, for roles that carry it.
+func commandKind() registry.Kind {
+	return registry.Kind{Name: agent.CommandRecord, Blobs: func(record []byte) ([]registry.Blob, error) {
+		var p agent.Program
+		if err := strictJSON(record, &p); err != nil {
+			return nil, err
+		}
+		return []registry.Blob{program("slipway", p.Command)}, nil
+	}}
+}
+
+func program(title, digest string) registry.Blob {
+	return registry.Blob{Digest: digest, Size: -1, MediaType: registry.Program, Title: title, Limit: maxProgram}
 }
 
 // strictJSON reads one JSON value and refuses fields that v does not have: a

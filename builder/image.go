@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/slipwayhq/slipway/builder/apt"
 	"github.com/slipwayhq/slipway/builder/boot"
 	"github.com/slipwayhq/slipway/builder/cache"
 	"github.com/slipwayhq/slipway/builder/disk"
@@ -91,15 +92,22 @@ func (b *build) initramfs(base madeLayer, initDigest string) (digest string, err
 	return digest, b.Cache.PutRecord(initrdRecord, key, []byte(digest))
 }
 
-// config makes a role's config layer: overlays, Butane, agent, role marker.
-func (b *build) config(ctx context.Context, role *profile.Profile, ls *layers, images ociLayer, agentDigest string) (madeLayer, error) {
+// config makes a role's config layer: overlays, Butane, agent, command, role marker.
+func (b *build) config(ctx context.Context, role *profile.Profile, ls *layers, images ociLayer, agentDigest, commandDigest string) (madeLayer, error) {
 	agentPath, ok := b.Cache.Blob(agentDigest)
 	if !ok {
 		return madeLayer{}, gone("agent")
 	}
+	commandPath := ""
+	if role.Slipway {
+		if commandPath, ok = b.Cache.Blob(commandDigest); !ok {
+			return madeLayer{}, gone("command")
+		}
+	}
 	below := stackOf(ls, role, images)
 	in := profile.Input{
-		Overlays: filepath.Join(b.Project, "overlays"), Date: b.date(), Agent: agentPath,
+		Overlays: filepath.Join(b.Project, "overlays"), Date: b.date(), Agent: agentPath, Command: commandPath,
+		Archives: archives(b.Distribution),
 	}
 	for _, l := range below {
 		in.LowerKeys = append(in.LowerKeys, l.Digest)
@@ -125,6 +133,15 @@ func (b *build) config(ctx context.Context, role *profile.Profile, ls *layers, i
 		return madeLayer{}, err
 	}
 	return b.compress(ctx, plan{name: "config", title: role.Role + " config"}, l, t)
+}
+
+// archives are a distribution's, as the role marker has them.
+func archives(d *apt.Distribution) []manifest.Archive {
+	var out []manifest.Archive
+	for _, a := range d.Archives {
+		out = append(out, manifest.Archive{Path: a.Path, Suites: a.Suites, Components: d.Components})
+	}
+	return out
 }
 
 // version puts a role's layers, kernel and initramfs together.

@@ -1,6 +1,6 @@
-// Package agent compiles the two programs that an appliance runs of slipway's
-// own: the init of its initramfs and the firstboot agent. In goes the project's
-// source, out come two static executables in the cache.
+// Package agent compiles the programs that an appliance runs of slipway's own: the
+// init of its initramfs and the firstboot agent, and for some roles the command. In
+// goes the project's source, out come static executables in the cache.
 //
 // The bytes depend on the source and the Go toolchain only: paths are trimmed,
 // nothing of the version control or of the caller's environment is stamped in.
@@ -69,13 +69,58 @@ func Cached(c *cache.Cache, key string) (b Binaries, ok bool) {
 	return b, haveInit && haveFirstboot
 }
 
-// Key is the key of the record for the source in dir. It hashes every Go file and embedded template of the module but its
-// tests, with the toolchain's version. It takes in more than the two programs
+// Key is the key of the record for the source in dir.
+func Key(dir string) (string, error) { return sourceKey(dir) }
+
+// Program is the record of the compiled command: its digest in the cache.
+type Program struct {
+	Command string `json:"command"`
+}
+
+// CommandRecord is the kind of the cache's records that tell which source gave which command.
+const CommandRecord = "command"
+
+// Command compiles ./cmd/slipway like Build, for the roles that carry it, and returns
+// its digest in the cache.
+func Command(ctx context.Context, dir string, c *cache.Cache) (digest string, err error) {
+	key, err := CommandKey(dir)
+	if err != nil {
+		return "", err
+	}
+	if digest, ok := CachedCommand(c, key); ok {
+		return digest, nil
+	}
+	if digest, err = Compile(ctx, dir, "./cmd/slipway", c); err != nil {
+		return "", err
+	}
+	data, err := json.Marshal(Program{digest})
+	if err != nil {
+		return "", err
+	}
+	return digest, c.PutRecord(CommandRecord, key, data)
+}
+
+// CachedCommand returns the command of a source's key, if the cache has it.
+func CachedCommand(c *cache.Cache, key string) (digest string, ok bool) {
+	var p Program
+	data, ok := c.Record(CommandRecord, key)
+	if !ok || json.Unmarshal(data, &p) != nil {
+		return "", false
+	}
+	_, ok = c.Blob(p.Command)
+	return p.Command, ok
+}
+
+// CommandKey is Key for the command, which imports more.
+func CommandKey(dir string) (string, error) { return sourceKey(dir, "cmd/slipway", "qemu-tests") }
+
+// sourceKey hashes every Go file and embedded template of the module but its
+// tests, with the toolchain's version. It takes in more than the programs
 // import, which costs a compiler run now and then and can never be stale.
-func Key(dir string) (string, error) {
+func sourceKey(dir string, more ...string) (string, error) {
 	h := sha256.New()
 	fmt.Fprintln(h, runtime.Version())
-	for _, top := range []string{"go.mod", "go.sum", "cmd/init", "cmd/firstboot", "firstboot", "builder", "internal"} {
+	for _, top := range append([]string{"go.mod", "go.sum", "cmd/init", "cmd/firstboot", "firstboot", "builder", "internal"}, more...) {
 		err := filepath.WalkDir(filepath.Join(dir, top), func(path string, d fs.DirEntry, err error) error {
 			if err != nil {
 				return err

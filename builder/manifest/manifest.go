@@ -88,6 +88,15 @@ type Role struct {
 	Services []string `json:"services"` // systemd units that make the role's service
 	VM       VM       `json:"vm"`
 	Product  Product  `json:"product,omitzero"`
+	// Archives are what the image's packages are from.
+	Archives []Archive `json:"archives,omitempty"`
+}
+
+// Archive is a Debian archive, without the place where it is to be had.
+type Archive struct {
+	Path       string   `json:"path"` // last part of its usual base URL, such as debian-security
+	Suites     []string `json:"suites"`
+	Components []string `json:"components"`
 }
 
 // Parse reads a manifest and refuses one of a format that it does not know.

@@ -17,6 +17,8 @@ import (
 const (
 	AgentPath = "usr/lib/slipway/firstboot"
 	AgentLink = "usr/bin/firstboot"
+	// CommandPath is where the command stands, in roles that have it.
+	CommandPath = "usr/bin/slipway"
 )
 
 // Input is what a config layer is made from besides the profiles.
@@ -29,6 +31,11 @@ type Input struct {
 	// Agent is the path of the firstboot binary for the appliance, or "" for a
 	// tree without one.
 	Agent string
+	// Command is the path of the slipway binary for the appliance, for roles that ask
+	// for it, or "" for a tree without one.
+	Command string
+	// Archives are what the role marker says of where packages are from.
+	Archives []manifest.Archive
 	// Lower are the trees of the layers below, bottom first. They answer which
 	// users exist, what an [Install] section says and which mode a directory has.
 	Lower []*tree.Tree
@@ -66,7 +73,10 @@ func (s *Set) Config(p *Profile, in Input) (*tree.Tree, error) {
 	if err := b.putAgent(); err != nil {
 		return nil, err
 	}
-	if err := b.putMarker(s.Marker(p)); err != nil {
+	if err := b.putCommand(p); err != nil {
+		return nil, err
+	}
+	if err := b.putMarker(s.marker(p, in)); err != nil {
 		return nil, err
 	}
 	b.adoptDirectories()
@@ -184,6 +194,27 @@ func (b *build) putAgent() error {
 		return err
 	}
 	return b.put(&tree.Entry{Path: AgentLink, Kind: tree.Symlink, Perm: 0o777, Target: "/" + AgentPath})
+}
+
+// putCommand adds the command to a role that asks for it.
+func (b *build) putCommand(p *Profile) error {
+	if !p.Slipway || b.in.Command == "" {
+		return nil
+	}
+	info, err := os.Stat(b.in.Command)
+	if err != nil {
+		return fault.New(fault.Input, "the command for %s: %w", p.Role, err).WithMend("build it: go build ./cmd/slipway")
+	}
+	command := b.in.Command
+	return b.put(&tree.Entry{Path: CommandPath, Kind: tree.Regular, Perm: 0o755, Size: info.Size(),
+		Open: func() (io.ReadCloser, error) { return os.Open(command) }})
+}
+
+// marker is the role marker with what the build knows.
+func (s *Set) marker(p *Profile, in Input) manifest.Role {
+	m := s.Marker(p)
+	m.Archives = in.Archives
+	return m
 }
 
 func (b *build) putMarker(role manifest.Role) error {

@@ -265,3 +265,52 @@ func TestTheKeyFollowsEveryInput(t *testing.T) {
 		t.Error("another role's overlay changes the key")
 	}
 }
+
+func TestTheCommandIsInTheRolesThatAskForIt(t *testing.T) {
+	set, err := Load(filepath.Join(repository, "profiles"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	lower := debian(t)
+	command := filepath.Join(t.TempDir(), "slipway")
+	keys := map[string]string{}
+	for _, content := range []string{"one", "another"} {
+		if err := os.WriteFile(command, []byte(content), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		for _, p := range set.Roles {
+			in := Input{Overlays: filepath.Join(repository, "overlays"), Date: date, Lower: []*tree.Tree{lower}, Command: command,
+				Archives: []manifest.Archive{{Path: "debian", Suites: []string{"trixie"}, Components: []string{"main"}}}}
+			got, err := set.Config(p, in)
+			if err != nil {
+				t.Fatal(err)
+			}
+			e := got.Get(CommandPath)
+			if (e != nil) != p.Slipway || p.Slipway && e.Perm != 0o755 {
+				t.Errorf("%s: %+v", p.Role, e)
+			}
+			data, err := got.ReadFile(manifest.RolePath)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if role, err := manifest.ParseRole(data); err != nil || len(role.Archives) != 1 || role.Archives[0].Path != "debian" {
+				t.Errorf("%s: the marker says %+v, %v", p.Role, role, err)
+			}
+			key, err := set.Key(p, in)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if former := keys[p.Role]; former != "" && (former != key) != p.Slipway {
+				t.Errorf("%s: another command has the keys %s and %s", p.Role, former, key)
+			}
+			keys[p.Role] = key
+			in.Archives[0].Suites = []string{"trixie", "trixie-updates"}
+			if other, err := set.Key(p, in); err != nil || other == key {
+				t.Errorf("%s: other archives have the same key, %v", p.Role, err)
+			}
+		}
+	}
+	if p, err := set.Role("mirror"); err != nil || !p.Slipway {
+		t.Errorf("the mirror has no command: %v", err)
+	}
+}

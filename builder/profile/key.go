@@ -21,11 +21,11 @@ import (
 const configFormat = 1
 
 // Key is the hash of all that goes into a role's config layer: the role marker, the
-// overlays, the Butane files and what they include, the agent, the date and the
+// overlays, the Butane files and what they include, the agent, the command, the date and the
 // layers below by digest. Two calls with equal keys make equal trees.
 func (s *Set) Key(p *Profile, in Input) (string, error) {
 	h := sha256.New()
-	marker, err := json.Marshal(s.Marker(p))
+	marker, err := json.Marshal(s.marker(p, in))
 	if err != nil {
 		return "", err
 	}
@@ -54,6 +54,11 @@ func (s *Set) Key(p *Profile, in Input) (string, error) {
 	}
 	if in.Agent != "" {
 		if err := hashPath(h, in.Agent); err != nil {
+			return "", err
+		}
+	}
+	if p.Slipway && in.Command != "" {
+		if err := hashPath(h, in.Command); err != nil {
 			return "", err
 		}
 	}

@@ -60,6 +60,8 @@ type Profile struct {
 	Images []Image `yaml:"images"`
 	// Product is what the agent does for the product.
 	Product manifest.Product `yaml:"product"`
+	// Slipway puts the command slipway itself into the appliance.
+	Slipway bool `yaml:"slipway"`
 	// Preseed is files, by absolute path, that stand before maintainer scripts
 	// run, such as answers that a package's postinst reads.
 	Preseed map[string]string `yaml:"preseed"`

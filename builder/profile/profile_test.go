@@ -18,7 +18,7 @@ func TestTheRepositorysProfilesLoad(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := []string{"balancer", "broker", "db-master", "db-replica", "desktop", "dispatcher", "gateway", "repository"}
+	want := []string{"balancer", "broker", "db-master", "db-replica", "desktop", "dispatcher", "gateway", "mirror", "repository"}
 	if got := set.Names(); !slices.Equal(got, want) {
 		t.Errorf("roles are %v, want %v", got, want)
 	}

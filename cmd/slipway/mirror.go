@@ -26,11 +26,12 @@ func mirrorCommand() *cli.Command {
 		Name:  "mirror",
 		Usage: "carry packages, images and layers over an air gap, and serve them there",
 		Description: `The connected side makes bundles: "key", "create", "update". The isolated side
-takes them in and publishes them: "import", "verify", "receipt", "serve", "gc". docs/mirror.md
+takes them in and publishes them: "import", "verify", "receipt", "serve", "gc"; or has
+a cluster's own mirror do so: "load". docs/mirror.md
 walks through a whole carry-over.`,
 		Subcommands: []*cli.Command{
 			mirrorKeyCommand(), mirrorCreateCommand(), mirrorUpdateCommand(),
-			mirrorImportCommand(), mirrorVerifyCommand(), mirrorReceiptCommand(), mirrorStatusCommand(), mirrorServeCommand(), mirrorGCCommand(),
+			mirrorInitCommand(), mirrorImportCommand(), mirrorLoadCommand(), mirrorVerifyCommand(), mirrorReceiptCommand(), mirrorStatusCommand(), mirrorServeCommand(), mirrorGCCommand(),
 		},
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"github.com/slipwayhq/slipway/firstboot/role/backup"
 	"github.com/slipwayhq/slipway/firstboot/role/consensus"
 	"github.com/slipwayhq/slipway/firstboot/role/database"
+	"github.com/slipwayhq/slipway/firstboot/role/mirror"
 	"github.com/slipwayhq/slipway/firstboot/status"
 	"github.com/slipwayhq/slipway/firstboot/steps"
 )
@@ -23,6 +24,7 @@ func (r *run) actions() *actions.Server {
 			steps.Maintenance,
 			backup.Backup, backup.Taking,
 			consensus.Expel,
+			mirror.Load,
 			steps.Take(r.membership), steps.Leave(r.membership),
 		}, database.Restoring, r.versions.Actions(r.lookAtVersions)),
 		Looks: []actions.Action{backup.Looking},

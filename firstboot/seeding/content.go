@@ -68,7 +68,7 @@ func (w *writer) requests(n topology.Node) []pki.Request {
 	agent.URI = pki.NodeURI(w.v.ID(), n.Name)
 	out := []pki.Request{agent}
 	database := plan.DatabaseRole(n.Role)
-	if database || n.Role == balancer || plan.ProductRole(n.Role) {
+	if database || n.Role == balancer || plan.ProductRole(n.Role) || w.plan.Mirrors(n.Name) {
 		service := request(member.ServiceCert)
 		if n.Role == balancer && len(w.plan.With(n.Site, plan.BrokerRole)) > 0 {
 			service.Names = append(slices.Clip(service.Names), plan.BrokersName)

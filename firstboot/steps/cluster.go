@@ -10,6 +10,7 @@ import (
 	"github.com/slipwayhq/slipway/firstboot/role/balancer"
 	"github.com/slipwayhq/slipway/firstboot/role/consensus"
 	"github.com/slipwayhq/slipway/firstboot/role/database"
+	"github.com/slipwayhq/slipway/firstboot/role/mirror"
 	"github.com/slipwayhq/slipway/firstboot/role/product"
 	"github.com/slipwayhq/slipway/firstboot/role/swarm"
 	"github.com/slipwayhq/slipway/firstboot/role/vip"
@@ -57,5 +58,6 @@ func Cluster(m *Membership, among peers.Task, again func(why string)) []Task {
 		{Step: vip.Start{}, After: []string{"peers"}},
 		{Step: &product.Start{Peers: among.Service}, After: []string{"peers"}},
 		{Step: &swarm.Start{Peers: among.Service}, After: []string{"peers"}},
+		{Step: mirror.Start{}, After: []string{"addresses"}},
 	}
 }

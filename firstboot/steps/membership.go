@@ -10,13 +10,14 @@ import (
 
 	"github.com/slipwayhq/slipway/firstboot/member"
 	"github.com/slipwayhq/slipway/firstboot/node"
+	"github.com/slipwayhq/slipway/firstboot/role/mirror"
 	"github.com/slipwayhq/slipway/internal/fault"
 )
 
 // held are the units that a node of a cluster must not start by itself: what
 // they need has to be there first, and a node that does not know who it is must
 // not run them at all.
-var held = []string{"etcd.service", "patroni.service", "haproxy.service", "keepalived.service", "pgbackrest.service"}
+var held = []string{"etcd.service", "patroni.service", "haproxy.service", "keepalived.service", "pgbackrest.service", mirror.Unit}
 
 // Membership finds out which node of which cluster this is. It never changes who
 // the node is: a block for another node or another cluster is refused, and the

@@ -16,6 +16,7 @@ import (
 	"github.com/slipwayhq/slipway/firstboot/role/balancer"
 	"github.com/slipwayhq/slipway/firstboot/role/consensus"
 	"github.com/slipwayhq/slipway/firstboot/role/database"
+	"github.com/slipwayhq/slipway/firstboot/role/mirror"
 	"github.com/slipwayhq/slipway/firstboot/role/product"
 	"github.com/slipwayhq/slipway/firstboot/role/vip"
 )
@@ -60,6 +61,7 @@ func Local(find Finder, membership *Membership) []Step {
 		balancer.Configure{},  // 19 HAProxy's
 		vip.Configure{},       // 20 keepalived's
 		product.Configure{},   // 21 what the product is told
+		mirror.Configure{},    // 22 apt's, Docker's, and the mirror's own
 	}
 }
 

@@ -61,7 +61,7 @@ func Path(t testing.TB, role, format string) string {
 	return path
 }
 
-// Roles are the eight roles, each with its appliance.
+// Roles are the nine roles, each with its appliance.
 func Roles() []string {
-	return []string{"balancer", "broker", "db-master", "db-replica", "desktop", "dispatcher", "gateway", "repository"}
+	return []string{"balancer", "broker", "db-master", "db-replica", "desktop", "dispatcher", "gateway", "mirror", "repository"}
 }
