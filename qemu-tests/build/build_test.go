@@ -5,6 +5,7 @@ package buildtest
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -164,6 +165,9 @@ func cacheOf(t *testing.T, owner int) string {
 			t.Fatal(err)
 		}
 	}
+	if err := copyFile(filepath.Join(dir, "images.lock"), lockPath()); err != nil {
+		t.Fatal(err)
+	}
 	chown(t, dir, owner)
 	return dir
 }
@@ -186,6 +190,9 @@ func tempDir(t *testing.T, owner int) string {
 			t.Error(err)
 		}
 	})
+	if err := copyFile(filepath.Join(dir, "images.lock"), lockPath()); err != nil {
+		t.Fatal(err)
+	}
 	chown(t, dir, owner)
 	return dir
 }
@@ -227,7 +234,8 @@ func copyFile(dst, src string) error {
 	return out.Close()
 }
 
-// copyProject makes a copy of the checkout's inputs that a test may edit.
+// copyProject makes a copy of the checkout's inputs that a test may edit. Its images.lock
+// is the one that these tests run with, which only root may be able to read.
 func copyProject(t *testing.T, owner int) string {
 	t.Helper()
 	dir := filepath.Join(tempDir(t, owner), "project")
@@ -256,6 +264,9 @@ func copyProject(t *testing.T, owner int) string {
 		if err != nil {
 			t.Fatal(err)
 		}
+	}
+	if err := copyFile(filepath.Join(dir, "images.lock"), lockPath()); err != nil {
+		t.Fatal(err)
 	}
 	chown(t, dir, owner)
 	return dir
@@ -315,7 +326,7 @@ func TestSameInputsSameBytesWhoeverBuildsWhereverAndWhenever(t *testing.T) {
 
 	asUser := tempDir(t, ordinaryUser)
 	second := runner{cache: cacheOf(t, ordinaryUser), umask: "077", user: true, dir: copyProject(t, ordinaryUser),
-		env: []string{"HOME=" + asUser, "TZ=Pacific/Auckland", "LC_ALL=C.UTF-8", "TMPDIR=" + asUser, "GOCACHE=" + filepath.Join(asUser, "gocache")}}
+		env: []string{"SLIPWAY_LOCK=", "HOME=" + asUser, "TZ=Pacific/Auckland", "LC_ALL=C.UTF-8", "TMPDIR=" + asUser, "GOCACHE=" + filepath.Join(asUser, "gocache")}}
 	second.succeed(t, "build", role, "--format", formats, "--output", filepath.Join(asUser, "elsewhere"))
 
 	a, b := hashes(t, filepath.Join(asRoot, "out")), hashes(t, filepath.Join(asUser, "elsewhere"))
@@ -411,14 +422,15 @@ func TestACorruptedCachedPackageIsFetchedAgain(t *testing.T) {
 	}
 }
 
+// lockPath is the lock that these tests run with.
+func lockPath() string {
+	return cmp.Or(os.Getenv("SLIPWAY_LOCK"), filepath.Join(project, "images.lock"))
+}
+
 // blobOf is the path in a cache of the package's .deb, by the lock.
 func blobOf(t *testing.T, name string) string {
 	t.Helper()
-	path := os.Getenv("SLIPWAY_LOCK")
-	if path == "" {
-		path = filepath.Join(project, "images.lock")
-	}
-	data, err := os.ReadFile(path)
+	data, err := os.ReadFile(lockPath())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -439,7 +451,7 @@ func blobOf(t *testing.T, name string) string {
 			}
 		}
 	}
-	t.Fatalf("%s is not in %s", name, path)
+	t.Fatalf("%s is not in %s", name, lockPath())
 	return ""
 }
 
