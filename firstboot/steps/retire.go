@@ -11,6 +11,7 @@ import (
 	"github.com/slipwayhq/slipway/firstboot/node"
 	"github.com/slipwayhq/slipway/firstboot/role/consensus"
 	"github.com/slipwayhq/slipway/firstboot/role/database"
+	"github.com/slipwayhq/slipway/firstboot/role/mirror"
 	"github.com/slipwayhq/slipway/internal/fault"
 )
 
@@ -27,7 +28,7 @@ type RetireArgs struct {
 
 // retiring are the units of a member in the order in which they stop: first what
 // clients are led here by, then what they are led to.
-var retiring = []string{"keepalived.service", "haproxy.service", database.Unit, "pgbackrest.service", consensus.Unit}
+var retiring = []string{"keepalived.service", "haproxy.service", database.Unit, "pgbackrest.service", mirror.Unit, consensus.Unit}
 
 // stopLimit is how long a service may take to stop: PostgreSQL writes a checkpoint.
 const stopLimit = 3 * time.Minute

@@ -54,13 +54,13 @@ func TestANodeThatIsTakenOutStopsFirstWhatLeadsClientsToItAndKeepsItsVoteUntilTh
 	if _, err := actionstest.Run(t.Context(), Leave(m), n, RetireArgs{Votes: true}); err != nil {
 		t.Fatal(err)
 	}
-	if got := strings.Join(r.stopped, " "); got != "keepalived.service haproxy.service patroni.service pgbackrest.service" {
+	if got := strings.Join(r.stopped, " "); got != "keepalived.service haproxy.service patroni.service pgbackrest.service slipway-mirror.service" {
 		t.Errorf("stopped: %s", got)
 	}
 	if _, err := actionstest.Run(t.Context(), Leave(m), n, RetireArgs{}); err != nil {
 		t.Fatal(err)
 	}
-	if got := r.stopped[len(r.stopped)-1]; got != "etcd.service" || len(r.stopped) != 5 {
+	if got := r.stopped[len(r.stopped)-1]; got != "etcd.service" || len(r.stopped) != 6 {
 		t.Errorf("stopped in the end: %q", r.stopped)
 	}
 	for _, unit := range held {
