@@ -379,7 +379,11 @@ func (g *gatherer) choose(archive *apt.Archive) error {
 	}
 	for _, name := range g.All {
 		if !slices.ContainsFunc(g.order, func(s *suite) bool { return s.name == name }) {
-			return fault.New(fault.Usage, "there is no suite %q in %s", name, g.Distribution.File)
+			var names []string
+			for _, s := range g.order {
+				names = append(names, s.name)
+			}
+			return fault.New(fault.Usage, "there is no suite %q in %s", name, g.Distribution.File).WithMend("its suites are %s", strings.Join(names, ", "))
 		}
 	}
 	for _, p := range archive.Packages {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"slices"
 	"strings"
 
 	"github.com/urfave/cli/v2"
@@ -9,7 +10,8 @@ import (
 // flagsFirst moves a command's flags before its arguments, so that
 // "slipway build db-master --format ova" means what it says: the cli package, as
 // Go's flag package, stops looking for flags at the first argument. What
-// follows "--" stays where it is.
+// follows "--" stays where it is. Arguments beside --help are left out: the cli package would
+// look for a command of that name to explain.
 func flagsFirst(app *cli.App, args []string) []string {
 	if len(args) == 0 {
 		return args
@@ -21,6 +23,7 @@ func flagsFirst(app *cli.App, args []string) []string {
 	out := []string{args[0]}
 	flags, commands := app.Flags, app.Commands
 	var after []string
+	help := false
 	rest := args[1:]
 	for len(rest) > 0 {
 		word := rest[0]
@@ -30,6 +33,7 @@ func flagsFirst(app *cli.App, args []string) []string {
 			return append(append(append(out, after...), word), rest...)
 		case len(word) > 1 && word[0] == '-':
 			out = append(out, word)
+			help = help || slices.Contains(cli.HelpFlag.Names(), strings.TrimLeft(word, "-"))
 			if takesValue(flags, word) && len(rest) > 0 {
 				out, rest = append(out, rest[0]), rest[1:]
 			}
@@ -42,6 +46,9 @@ func flagsFirst(app *cli.App, args []string) []string {
 			after = append(after, word)
 			commands = nil
 		}
+	}
+	if help {
+		return out
 	}
 	return append(out, after...)
 }

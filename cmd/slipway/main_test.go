@@ -30,6 +30,8 @@ func TestFlagsMayStandAfterArguments(t *testing.T) {
 		{"slipway --cache c cache gc --dry-run", "slipway --cache c cache gc --dry-run"},
 		{"slipway inspect x.ova --packages --verify", "slipway inspect --packages --verify x.ova"},
 		{"slipway build -- --all", "slipway build -- --all"},
+		{"slipway drill cluster.yaml --restore --help", "slipway drill --restore --help"},
+		{"slipway ssh db1 -- ls --help", "slipway ssh db1 -- ls --help"},
 		{"slipway diff lock cache --json", "slipway diff --json lock cache"},
 		{"slipway lock --upgrade openssl curl --dry-run", "slipway lock --upgrade --dry-run openssl curl"},
 		{"slipway", "slipway"},
