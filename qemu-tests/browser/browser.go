@@ -27,7 +27,13 @@ import (
 	"github.com/slipwayhq/slipway/firstboot/pki"
 )
 
-const patience = 3 * time.Minute // for one thing to happen; machines may be emulated
+// How long one thing may take to happen, and how long something may be tried, on machines
+// that may be emulated.
+const (
+	patience  = 3 * time.Minute
+	soon      = patience / 6
+	loginTime = 15 * time.Minute
+)
 
 // Browser is one browser of one person.
 type Browser struct {
@@ -92,22 +98,22 @@ func (b *Browser) Does(what string, actions ...chromedp.Action) {
 }
 
 // tries has the browser do something that may not be possible right now.
-func (b *Browser) tries(actions ...chromedp.Action) error {
-	ctx, cancel := context.WithTimeout(b.ctx, patience/6)
+func (b *Browser) tries(within time.Duration, actions ...chromedp.Action) error {
+	ctx, cancel := context.WithTimeout(b.ctx, within)
 	defer cancel()
 	return chromedp.Run(ctx, actions...)
 }
 
 // Types has the person click into the middle of the desktop and type a line there.
 func (b *Browser) Types(line string) error {
-	return b.tries(chromedp.WaitVisible(`body[data-state="connected"]`, chromedp.ByQuery),
+	return b.tries(soon, chromedp.WaitVisible(`body[data-state="connected"]`, chromedp.ByQuery),
 		chromedp.Click("canvas", chromedp.ByQuery), chromedp.KeyEvent(line+kb.Enter))
 }
 
 // OpensAgain has a person who is logged in go to the list and open a desktop, as
 // somebody does who is left with a page that does not help.
 func (b *Browser) OpensAgain(desktop string) error {
-	return b.tries(chromedp.Navigate("https://"+b.host+"/desktops"), chromedp.Click(open(desktop), chromedp.ByQuery))
+	return b.tries(soon, chromedp.Navigate("https://"+b.host+"/desktops"), chromedp.Click(open(desktop), chromedp.ByQuery))
 }
 
 // open is the button that opens a desktop.
@@ -134,14 +140,38 @@ func (b *Browser) Keep(name string) image.Image {
 	return picture
 }
 
-// LogIn logs a person in at the brokers.
+// LogIn logs a person in at the brokers, and tries again where that fails for another
+// reason than the password: it is hashed hundreds of thousands of times, for which an
+// emulated broker may take longer than the balancer waits.
 func (b *Browser) LogIn(name, password string) {
 	b.Helper()
-	b.Does("see the login page", chromedp.Navigate("https://"+b.host+"/"), chromedp.WaitVisible("#id_password"))
-	b.Keep("login")
-	b.Does("log in", chromedp.SendKeys("#id_username", name), chromedp.SendKeys("#id_password", password), chromedp.Submit("#id_password"),
-		chromedp.WaitVisible(`form[action="/logout"]`, chromedp.ByQuery))
-	b.Keep("desktops")
+	const in, refused = `form[action="/logout"]`, `.problem`
+	there := func(what string) (yes bool) {
+		if err := b.tries(patience, chromedp.Evaluate("document.querySelector('"+what+"') !== null", &yes)); err != nil {
+			return false
+		}
+		return yes
+	}
+	for deadline := time.Now().Add(loginTime); ; {
+		err := b.tries(patience, chromedp.Navigate("https://"+b.host+"/"), chromedp.WaitVisible("#id_password,"+in, chromedp.ByQuery))
+		if err == nil && !there(in) {
+			b.Keep("login")
+			err = b.tries(patience, chromedp.SendKeys("#id_username", name), chromedp.SendKeys("#id_password", password), chromedp.Submit("#id_password"),
+				chromedp.WaitVisible(in+","+refused, chromedp.ByQuery))
+		}
+		switch {
+		case err == nil && there(in):
+			b.Keep("desktops")
+			return
+		case err == nil && there(refused):
+			b.Keep("refused")
+			b.Fatalf("%s cannot log in with that password", name)
+		case time.Now().After(deadline):
+			b.Keep("no-login")
+			b.Fatalf("%s cannot log in: %v", name, err)
+		}
+		time.Sleep(time.Second)
+	}
 }
 
 // Open opens a desktop from the list.

@@ -110,17 +110,15 @@ func (v visitor) begins(name string) {
 	v.s.Helper()
 	ctx, cancel := context.WithTimeout(v.s.Context(), formTime)
 	defer cancel()
-	for {
-		a, err := v.asks(ctx, name) // one after the other: each would begin a session of its own
+	err := keepTrying(ctx, 1, func(ctx context.Context) error { // of two, each would begin a session of its own
+		a, err := v.asks(ctx, name)
 		if err == nil {
 			*v.visits = a.Session.Visits
-			return
 		}
-		select {
-		case <-time.After(askAgain):
-		case <-ctx.Done():
-			v.s.Fatalf("%s does not begin a session: %v\n%s", name, err, v.s.Overview(v.s.plan, v.s.admin).Text(time.Now(), status.Plain))
-		}
+		return err
+	})
+	if err != nil {
+		v.s.Fatalf("%s does not begin a session: %v\n%s", name, err, v.s.Overview(v.s.plan, v.s.admin).Text(time.Now(), status.Plain))
 	}
 }
 
@@ -136,7 +134,7 @@ func (v visitor) goesOn(what string, names ...string) {
 	var all sync.WaitGroup
 	for i, name := range names {
 		all.Go(func() {
-			err := keepTrying(ctx, func(ctx context.Context) error {
+			err := keepTrying(ctx, triesAtOnce, func(ctx context.Context) error {
 				a, err := v.asks(ctx, name)
 				mu.Lock()
 				defer mu.Unlock()
@@ -250,15 +248,15 @@ func TestVDIDispatchers(t *testing.T) {
 	// Each program of a dispatcher, one of which has a vote, and of a database.
 	for _, c := range []struct {
 		program string
-		node    func(overview.Overview) string
+		of      choice
 	}{
 		{"service", on("d2")}, {"dockerd", on("d2")}, {"containerd", on("d2")}, {agentProgram, on("d2")},
 		{"etcd", on("d1")}, {"etcd", on("db1")}, {"etcd", on("db2")}, {agentProgram, on("db1")},
-		{"postgres", primary}, {"patroni", primary}, {"keepalived", holder},
+		{"postgres", thePrimary}, {"patroni", thePrimary}, {"keepalived", theHolder},
 	} {
-		s.part(t, "the loss of "+c.program+" is mended by itself", func(t *testing.T, s *site) {
+		s.part(t, "the loss of "+c.program+" of "+c.of.name+" is mended by itself", func(t *testing.T, s *site) {
 			v := somebody.in(s)
-			at := c.node(s.becomesWhole())
+			at := c.of.node(s.becomesWhole())
 			s.Node(at).Kill(c.program)
 			v.goesOn(c.program+" of "+at, dispatchers...)
 			s.becomesWhole()
@@ -279,14 +277,6 @@ func TestVDIDispatchers(t *testing.T) {
 			t.Error("it is another swarm")
 		}
 	})
-}
-
-// agentProgram is what the agent of a node is among its processes.
-const agentProgram = "firstboot"
-
-// on is a node, however the cluster is.
-func on(name string) func(overview.Overview) string {
-	return func(overview.Overview) string { return name }
 }
 
 // bearsIdle opens connections to each dispatcher, leaves them idle, and sees that all

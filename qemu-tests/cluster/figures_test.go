@@ -13,20 +13,21 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/slipwayhq/slipway/firstboot/overview"
 	"github.com/slipwayhq/slipway/qemu-tests/labtest"
 )
 
-// triesAtOnce is how many tries may be under way: each of them costs the guests, which
-// share the host's processors.
+// triesAtOnce is how many tries may be under way, since one that hangs must not keep the
+// next from trying. Each costs the guests, which share the host's processors.
 const triesAtOnce = 3
 
-// keepTrying begins a try every other second, since one that hangs must not keep the
-// next from trying, until one of them succeeds. It ends the others, and returns the last
-// error if ctx ends first.
-func keepTrying(ctx context.Context, try func(context.Context) error) error {
+// keepTrying begins a try every other second, as long as fewer than most are under way,
+// until one of them succeeds. It ends the others, and returns the last error if ctx ends
+// first.
+func keepTrying(ctx context.Context, most int, try func(context.Context) error) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	ended := make(chan error, triesAtOnce) // none is kept from ending
+	ended := make(chan error, most) // none is kept from ending
 	again := time.NewTicker(askAgain)
 	defer again.Stop()
 	begin := func() { go func() { ended <- try(ctx) }() }
@@ -40,7 +41,7 @@ func keepTrying(ctx context.Context, try func(context.Context) error) error {
 			}
 			underWay, last = underWay-1, err
 		case <-again.C:
-			if underWay < triesAtOnce {
+			if underWay < most {
 				underWay++
 				begin()
 			}
@@ -57,7 +58,7 @@ func TestAtMostThreeTriesAreUnderWay(t *testing.T) {
 		begun, began := make(chan int, 10), time.Now()
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
-		err := keepTrying(ctx, func(context.Context) error {
+		err := keepTrying(ctx, triesAtOnce, func(context.Context) error {
 			begun <- int(time.Since(began) / askAgain)
 			<-hang
 			return nil
@@ -68,7 +69,7 @@ func TestAtMostThreeTriesAreUnderWay(t *testing.T) {
 	})
 	synctest.Test(t, func(t *testing.T) {
 		n, began := 0, time.Now()
-		err := keepTrying(t.Context(), func(context.Context) error {
+		err := keepTrying(t.Context(), 1, func(context.Context) error {
 			if n++; n < 5 {
 				return errors.New("not yet")
 			}
@@ -79,6 +80,23 @@ func TestAtMostThreeTriesAreUnderWay(t *testing.T) {
 		}
 	})
 }
+
+// choice is a node that is found by how the cluster is.
+type choice struct {
+	name string // as people say it
+	node func(overview.Overview) string
+}
+
+var (
+	thePrimary = choice{"the primary", primary}
+	theHolder  = choice{"the holder of the address", holder}
+)
+
+// on is a node, however the cluster is.
+func on(name string) choice { return choice{name, func(overview.Overview) string { return name }} }
+
+// agentProgram is what the agent of a node is among its processes.
+const agentProgram = "firstboot"
 
 // keepFigures writes what a story has measured down where its test's results are kept.
 func keepFigures(t testing.TB, name string, figures any) {

@@ -51,16 +51,27 @@ type site struct {
 	authority *x509.CertPool
 	password  string // of the application's role
 	secrets   map[string]string
+	file      string // the topology, a copy of the test's own
 	store     string
+	vault     *vault.Vault // the store, which is locked while it is open
+	seeding   seeding.Options
 	key       ssh.Signer          // opens the nodes' SSH servers
 	cluster   *operations.Cluster // as operations reach it
 }
 
 // newSite seeds a topology and makes its machines, powered off. A power cut takes
 // from their disks what was not flushed.
-func newSite(t *testing.T, file string) *site {
+func newSite(t *testing.T, like string) *site {
 	t.Helper()
 	dir := t.TempDir()
+	text, err := os.ReadFile(like)
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(dir, "cluster.yaml")
+	if err := os.WriteFile(file, text, 0o600); err != nil {
+		t.Fatal(err)
+	}
 	top, err := topology.Load(file)
 	if err != nil {
 		t.Fatal(err)
@@ -74,12 +85,12 @@ func newSite(t *testing.T, file string) *site {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &site{top: top, secrets: map[string]string{}, store: filepath.Join(dir, "store")}
+	s := &site{top: top, secrets: map[string]string{}, file: file, store: filepath.Join(dir, "store"), vault: v}
 	if s.key, err = ssh.NewSignerFromKey(private); err != nil {
 		t.Fatal(err)
 	}
-	opts := seeding.Options{Formats: []seeding.Format{seeding.NoCloud}, ExtraKeys: []string{strings.TrimSpace(string(ssh.MarshalAuthorizedKey(s.key.PublicKey()))) + " test"}}
-	if _, err := seeding.Write(t.Context(), top, v, filepath.Join(dir, "seeds"), opts); err != nil {
+	s.seeding = seeding.Options{Formats: []seeding.Format{seeding.NoCloud}, ExtraKeys: []string{strings.TrimSpace(string(ssh.MarshalAuthorizedKey(s.key.PublicKey()))) + " test"}}
+	if _, err := seeding.Write(t.Context(), top, v, s.seeds(), s.seeding); err != nil {
 		t.Fatal(err)
 	}
 	if s.plan, err = v.Plan(); err != nil {
@@ -98,13 +109,43 @@ func newSite(t *testing.T, file string) *site {
 	s.password = s.secrets[top.Databases[0].PasswordKey()]
 	s.Cluster = labtest.NewCluster(t, lab.ClusterConfig{
 		Topology: top, Images: filepath.Dir(images.Path(t, "db-master", "qcow2")),
-		Seeds: filepath.Join(dir, "seeds"), Dir: filepath.Join(dir, "machines"), Volatile: true,
+		Seeds: s.seeds(), Dir: filepath.Join(dir, "machines"), Volatile: true,
 	})
 	s.cluster = &operations.Cluster{
 		Plan: s.plan, TLS: v.AdminTLS,
 		Dial: func(ctx context.Context, _, address string) (net.Conn, error) { return s.Lab().Dial(ctx, address) },
 	}
 	return s
+}
+
+func (s *site) seeds() string { return filepath.Join(filepath.Dir(s.file), "seeds") }
+
+// adds takes nodes into the cluster, as an administrator does: into the topology, with a
+// seed of their own. The other nodes hear of them from themselves.
+func (s *site) adds(nodes string) {
+	s.Helper()
+	text, err := os.ReadFile(s.file)
+	if err == nil {
+		err = os.WriteFile(s.file, append(text, nodes...), 0o600)
+	}
+	if err != nil {
+		s.Fatal(err)
+	}
+	top, err := topology.Load(s.file)
+	if err != nil {
+		s.Fatal(err)
+	}
+	if _, err := seeding.Write(s.Life(), top, s.vault, s.seeds(), s.seeding); err != nil {
+		s.Fatal(err)
+	}
+	if err := s.Lab().Adopt(s.Life(), top); err != nil {
+		s.Fatal(err)
+	}
+	next, err := s.vault.Plan()
+	if err != nil {
+		s.Fatal(err)
+	}
+	*s.plan = *next // all parts of the story look at this one
 }
 
 // ground is the cluster for a drill, and for its administrator.

@@ -26,7 +26,7 @@ func newPerson(v *vdi) *person {
 	jar, _ := cookiejar.New(nil) // it fails for no options
 	address := v.plan.VIPs[0].Address.Addr().String()
 	return &person{v, &http.Client{
-		Jar: jar, Timeout: 30 * time.Second,
+		Jar: jar, Timeout: 90 * time.Second,
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		Transport: &http.Transport{
 			TLSClientConfig: &tls.Config{RootCAs: v.authority}, DisableKeepAlives: true,
@@ -77,7 +77,8 @@ func (p *person) submit(ctx context.Context, path string, want int, fields url.V
 	return text, err
 }
 
-// login has the person log in.
+// login has the person log in. The password is hashed hundreds of thousands of times,
+// which an emulated broker needs a minute for.
 func (p *person) login(ctx context.Context, name, password string) error {
 	_, err := p.submit(ctx, "/login", http.StatusFound, url.Values{"username": {name}, "password": {password}})
 	return err

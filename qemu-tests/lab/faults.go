@@ -22,7 +22,7 @@ var programSyntax = regexp.MustCompile(`^[A-Za-z0-9._+-]+$`)
 
 // Kill ends all of the guest's processes of a program with SIGKILL, and says how
 // many. The program is the file that runs, without its directory ("postgres"
-// means its workers as well), or the script that Python runs ("patroni"). Whoever
+// means its workers as well), or the script that Python or a shell runs ("patroni"). Whoever
 // looks after the program starts it again: nothing is to be undone.
 func (m *Machine) Kill(ctx context.Context, program string) (killed int, err error) {
 	pattern, err := commandLineOf(program)
@@ -40,7 +40,7 @@ func commandLineOf(program string) (string, error) {
 	if !programSyntax.MatchString(program) {
 		return "", fault.New(fault.Usage, "%q is not the name of a program", program)
 	}
-	return `^([^ ]*/)?(python3?[^ ]* ([^ ]*/)?)?` + regexp.QuoteMeta(program) + `([: ]|$)`, nil
+	return `^([^ ]*/)?((python3?[^ ]*|(ba|da)?sh) ([^ ]*/)?)?` + regexp.QuoteMeta(program) + `([: ]|$)`, nil
 }
 
 // Pause freezes the machine's processors, as a hypervisor under pressure would.

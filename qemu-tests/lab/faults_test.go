@@ -28,7 +28,8 @@ func TestAProgramIsKnownByItsCommandLine(t *testing.T) {
 			its:    []string{"/usr/bin/python3 /usr/bin/patroni /etc/patroni/config.yml", "python3.13 /usr/bin/patroni x"},
 			others: []string{"/usr/bin/patronictl list", "vim /usr/bin/patroni", "postgres: patroni idle"},
 		},
-		"etcd": {its: []string{"/usr/bin/etcd --config-file /etc/etcd.yml"}, others: []string{"/usr/bin/etcdctl get x", "firstboot etcd"}},
+		"session": {its: []string{"/bin/sh /usr/lib/desktop/session"}, others: []string{"/bin/bash -o pipefail -c pkill session", "/bin/bash -c session", "sh -c /usr/lib/desktop/session"}},
+		"etcd":    {its: []string{"/usr/bin/etcd --config-file /etc/etcd.yml"}, others: []string{"/usr/bin/etcdctl get x", "firstboot etcd"}},
 	} {
 		pattern, err := commandLineOf(program)
 		if err != nil {

@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"net"
 	"path/filepath"
+	"sync"
 	"testing"
 	"time"
 
@@ -21,7 +22,24 @@ type Cluster struct {
 	testing.TB
 	lab   *lab.Cluster
 	ctx   context.Context // ends after the test's cleanups
-	nodes map[string]*Machine
+	lives *lives
+}
+
+// lives are what the views of a cluster (In) share, by machine: nodes come and go.
+type lives struct {
+	mu  sync.Mutex
+	of  map[*lab.Machine]*life
+	ctx context.Context
+	out string
+}
+
+func (l *lives) machine(t testing.TB, m *lab.Machine) *Machine {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.of[m] == nil {
+		l.of[m] = &life{lab: m, ctx: l.ctx, out: l.out}
+	}
+	return &Machine{TB: t, life: l.of[m]}
 }
 
 // NewCluster makes the machines of a topology, powered off, that end with the
@@ -37,14 +55,7 @@ func NewCluster(t testing.TB, cfg lab.ClusterConfig) *Cluster {
 		cancel()
 		t.Fatal(err)
 	}
-	c := &Cluster{TB: t, lab: cluster, ctx: ctx, nodes: map[string]*Machine{}}
-	for _, n := range cluster.Nodes() {
-		machine, err := cluster.Node(n.Name)
-		if err != nil {
-			t.Fatal(err)
-		}
-		c.nodes[n.Name] = &Machine{TB: t, life: &life{lab: machine, ctx: ctx, out: OutDir(t)}}
-	}
+	c := &Cluster{TB: t, lab: cluster, ctx: ctx, lives: &lives{of: map[*lab.Machine]*life{}, ctx: ctx, out: OutDir(t)}}
 	t.Cleanup(func() {
 		defer cancel()
 		if t.Failed() {
@@ -57,11 +68,7 @@ func NewCluster(t testing.TB, cfg lab.ClusterConfig) *Cluster {
 
 // In is the same cluster, bound to a subtest.
 func (c *Cluster) In(t testing.TB) *Cluster {
-	in := &Cluster{TB: t, lab: c.lab, ctx: c.ctx, nodes: map[string]*Machine{}}
-	for name, m := range c.nodes {
-		in.nodes[name] = m.In(t)
-	}
-	return in
+	return &Cluster{TB: t, lab: c.lab, ctx: c.ctx, lives: c.lives}
 }
 
 // Lab is the cluster itself, for what must return an error.
@@ -73,19 +80,19 @@ func (c *Cluster) Life() context.Context { return c.ctx }
 // Node is the machine of a node.
 func (c *Cluster) Node(name string) *Machine {
 	c.Helper()
-	m := c.nodes[name]
-	if m == nil {
-		c.Fatalf("the cluster has no node %q", name)
+	m, err := c.lab.Node(name)
+	if err != nil {
+		c.Fatal(err)
 	}
-	return m
+	return c.lives.machine(c.TB, m)
 }
 
 // keep saves the evidence of all machines that ever had power.
 func (c *Cluster) keep(t testing.TB) {
 	t.Helper()
 	for _, n := range c.lab.Nodes() {
-		if !n.Since.IsZero() {
-			c.nodes[n.Name].keep(t)
+		if m, err := c.lab.Node(n.Name); err == nil && !n.Since.IsZero() {
+			c.lives.machine(t, m).keep(t)
 		}
 	}
 }

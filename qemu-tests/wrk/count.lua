@@ -1,6 +1,6 @@
 -- For wrk (https://github.com/wg/wrk, SCRIPTING): counts answers by what they mean to a
--- person who is logged in, and says it as JSON. 200 is the page; anything else is not,
--- a redirection to the login page least of all.
+-- person who is logged in, and says it as JSON. 200 is the page, 302 leads to the login:
+-- the session is gone. Anything else is neither, as 503 while a service is away.
 
 local threads = {}
 
@@ -9,12 +9,16 @@ function setup(thread)
 end
 
 function init()
-	good, bad, first, last = 0, 0, 0, 0 -- globals, which done() can read
+	good, out, bad, first, last = 0, 0, 0, 0, 0 -- globals, which done() can read
 end
 
 function response(status)
 	if status == 200 then
 		good = good + 1
+		return
+	end
+	if status == 302 then
+		out = out + 1
 		return
 	end
 	bad = bad + 1
@@ -25,9 +29,10 @@ function response(status)
 end
 
 function done(summary, latency)
-	local sum = { good = 0, bad = 0, first = 0, last = 0 }
+	local sum = { good = 0, out = 0, bad = 0, first = 0, last = 0 }
 	for _, thread in ipairs(threads) do
 		sum.good = sum.good + thread:get("good")
+		sum.out = sum.out + thread:get("out")
 		sum.bad = sum.bad + thread:get("bad")
 		local first = thread:get("first")
 		if first > 0 and (sum.first == 0 or first < sum.first) then
@@ -37,8 +42,8 @@ function done(summary, latency)
 	end
 	local errors = summary.errors
 	io.write(string.format(
-		'\nCOUNTED {"seconds": %.1f, "good": %d, "bad": %d, "bad_seconds": %d, "connect": %d, "read": %d, "write": %d, "timeout": %d, "p50_ms": %.1f, "p99_ms": %.1f, "max_ms": %.1f}\n',
-		summary.duration / 1e6, sum.good, sum.bad, sum.first > 0 and sum.last - sum.first + 1 or 0,
+		'\nCOUNTED {"seconds": %.1f, "good": %d, "logged_out": %d, "bad": %d, "bad_seconds": %d, "connect": %d, "read": %d, "write": %d, "timeout": %d, "p50_ms": %.1f, "p99_ms": %.1f, "max_ms": %.1f}\n',
+		summary.duration / 1e6, sum.good, sum.out, sum.bad, sum.first > 0 and sum.last - sum.first + 1 or 0,
 		errors.connect, errors.read, errors.write, errors.timeout,
 		latency:percentile(50) / 1e3, latency:percentile(99) / 1e3, latency.max / 1e3))
 end

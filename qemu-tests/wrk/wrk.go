@@ -2,7 +2,7 @@
 // (https://github.com/wg/wrk).
 //
 // In: where to ask, the name that is asked for, the person's cookies. Out: how many
-// answers were the page, how many were not, and how long they took.
+// answers were the page, how many were a login or neither, and how long they took.
 package wrk
 
 import (
@@ -34,9 +34,10 @@ type Load struct {
 
 // Figures are what came of it. Times are in milliseconds, but for those in seconds.
 type Figures struct {
-	Seconds float64 `json:"seconds"`
-	Good    int     `json:"good"` // answers that were the page
-	Bad     int     `json:"bad"`  // other answers
+	Seconds   float64 `json:"seconds"`
+	Good      int     `json:"good"`       // answers that were the page
+	LoggedOut int     `json:"logged_out"` // answers that wanted a login
+	Bad       int     `json:"bad"`        // other answers
 	// BadSeconds is how long it took from the first bad answer to the last, to the second.
 	BadSeconds int     `json:"bad_seconds"`
 	Connect    int     `json:"connect"` // connections that were not taken
