@@ -33,16 +33,11 @@ bench: setup bin/slipway
 fuzz:
 	qemu-tests/fuzz-all $(or $(FUZZTIME),30s)
 
-## make long         the cluster stories that take hours: two sites, desktops in a browser, orders of power-on with figures, upgrades, nodes that come and go, a site that installs from carried media
+## make long         the cluster stories that take hours: two sites, desktops in a browser, orders of power-on with figures, upgrades, nodes that come and go, a site that installs from carried media; STORY=TestVDIPair for one, what they leave behind is in OUT/test
+long: export SLIPWAY_TEST_OUT ?= $(abspath $(OUT))/test
 long: bin/slipway
 	@qemu-tests/setup long
-	$(GO) test -tags long -run 'TestASwarmMakesItself|TestTwoThousandIdle' -timeout 15m -v ./firstboot/role/swarm ./examples/vdi-dispatchers/service
-	$(GO) test -tags long -run 'TestEveryFlippedBit|TestPowerCuts|TestNoClientSees' -timeout 2h -v ./builder/mirror
-	$(GO) test -tags long -run 'TestADryRun|TestAnIsolatedSite|TestRealClients' -timeout 2h -v ./qemu-tests/build
-	$(GO) test -tags long -run 'TestAReplicaThatIsGone|TestPasswordsAndCertificates|TestAFailoverWithin|TestBackupsOnStorage|TestTheRepositoryHolds|TestAFreshCluster|TestAGapIsTold|TestSitesTakeTurns' -timeout 2h -v ./firstboot/role/database
-	$(GO) test -tags long -run 'TestALostDatabase' -timeout 30m -v ./qemu-tests/drill/native
-	$(GO) test -tags long -timeout 60m -v ./qemu-tests/desktops
-	$(GO) test -tags long -run 'TestPostgresHA|TestVDIPair|TestVDIDispatchers|TestOrders|TestUpgrade|TestNodesComeAndGo|TestBackup|TestSitesSwitchOver|TestAirGapped' -timeout 3h -v ./qemu-tests/cluster
+	qemu-tests/run-long $(STORY)
 
 DRILL_CLUSTER ?= examples/postgres-ha/cluster.yaml
 DRILL_ROUNDS  ?= 10
@@ -67,7 +62,7 @@ drill: setup bin/slipway
 lint:
 	@fmt=$$(gofmt -l cmd builder examples firstboot internal qemu-tests); [ -z "$$fmt" ] || { echo "gofmt: $$fmt"; exit 1; }
 	$(GO) vet ./...
-	$(GO) vet -tags long ./qemu-tests/cluster ./qemu-tests/desktops ./qemu-tests/drill/native ./firstboot/role/database ./builder/mirror ./qemu-tests/build ./firstboot/role/swarm ./examples/vdi-dispatchers/service
+	$(GO) vet -tags long ./qemu-tests/boot ./qemu-tests/cluster ./qemu-tests/desktops ./qemu-tests/drill/native ./firstboot/role/database ./builder/mirror ./qemu-tests/build ./firstboot/role/swarm ./examples/vdi-dispatchers/service
 
 setup:
 	@qemu-tests/setup

@@ -69,6 +69,22 @@ func servicesRun(m *labtest.Machine) {
 	for _, unit := range roleOf(m).Services {
 		m.WaitForUnit(unit)
 	}
+	noUnitFailed(m)
+}
+
+// servicesRest checks that the units that make the role wait for a cluster, for want of
+// what the agent writes in one.
+func servicesRest(m *labtest.Machine) {
+	m.Helper()
+	for _, unit := range roleOf(m).Services {
+		wants(m, "systemctl show --property=ActiveState "+unit, "ActiveState=inactive")
+		wants(m, "systemctl show --property=ConditionResult "+unit, "ConditionResult=no")
+	}
+	noUnitFailed(m)
+}
+
+func noUnitFailed(m *labtest.Machine) {
+	m.Helper()
 	if failed := strings.TrimSpace(m.Succeed("systemctl list-units --state=failed --plain --no-legend")); failed != "" {
 		m.Errorf("failed units:\n%s", failed)
 	}

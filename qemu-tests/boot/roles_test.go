@@ -2,6 +2,7 @@ package boottest
 
 import (
 	"archive/tar"
+	"cmp"
 	"fmt"
 	"io"
 	"os"
@@ -10,45 +11,60 @@ import (
 	"testing"
 
 	"github.com/slipwayhq/slipway/firstboot/seed"
+	"github.com/slipwayhq/slipway/firstboot/status"
 	"github.com/slipwayhq/slipway/qemu-tests/images"
 	"github.com/slipwayhq/slipway/qemu-tests/lab"
 	"github.com/slipwayhq/slipway/qemu-tests/labtest"
 )
 
 // TestRoles boots the roles that TestNode does not, each on another machine
-// and with another datasource, so that five boots cover them all.
+// and with another datasource, so that five boots cover them all. The rest, which
+// TestOtherRoles boots, would make it too long.
 func TestRoles(t *testing.T) {
 	t.Parallel()
-	for _, c := range []struct {
-		role    string
-		on      string
-		machine func(t *testing.T, n named) lab.VM
-		claims  func(t *testing.T, m *labtest.Machine)
-	}{
-		{"balancer", "UEFI with a vfat seed and network-config version 1", vfatAndVersion1, hasStaticAddress},
-		{"db-master", "Secure Boot with a config drive", secureBootAndConfigDrive, secureBootIsEnforced},
-		{"db-replica", "BIOS with a seed over HTTP that DMI names", dmiAndHTTP, hasDHCPAddress},
-		{"broker", "VMware's devices, from the OVA's disk", vmwareLike, hasDHCPAddress},
-		{"dispatcher", "VirtualBox's devices, from a raw disk", virtualBoxLike, hasDHCPAddress},
+	for _, b := range []roleBoot{
+		{role: "balancer", on: "UEFI with a vfat seed and network-config version 1", machine: vfatAndVersion1, claims: hasStaticAddress},
+		{role: "db-master", on: "Secure Boot with a config drive", machine: secureBootAndConfigDrive, claims: secureBootIsEnforced},
+		{role: "db-replica", on: "BIOS with a seed over HTTP that DMI names", machine: dmiAndHTTP, claims: hasDHCPAddress},
+		{role: "broker", on: "VMware's devices, from the OVA's disk", machine: vmwareLike, claims: hasDHCPAddress},
+		{role: "dispatcher", on: "VirtualBox's devices, from a raw disk", machine: virtualBoxLike, claims: hasDHCPAddress},
 	} {
-		t.Run(c.role+" boots on "+c.on, func(t *testing.T) {
-			t.Parallel()
-			n := named{name: c.role + "-1", key: newKey(t), image: func(format string) string { return images.Path(t, c.role, format) }}
-			vm := c.machine(t, n)
-			vm.Name = n.name
-			m := labtest.Start(t, vm)
-			report := waitUntilReady(m)
-			if report.Role != c.role || report.Hostname != n.name {
-				t.Errorf("the node is %q, a %q; want %q, a %q", report.Hostname, report.Role, n.name, c.role)
-			}
-			servicesRun(m)
-			noPasswords(m)
-			onlyRolePortsOpen(m)
-			wants(m, "sudo --user slipway -- sudo -n id --user", "0")
-			wants(m, "cat /home/slipway/.ssh/authorized_keys | cut -d ' ' -f 2", strings.NewReplacer("+", `\+`).Replace(strings.Fields(n.key.authorized)[1]))
-			c.claims(t, m)
-		})
+		b.run(t)
 	}
+}
+
+// roleBoot is a node of a role that stands alone.
+type roleBoot struct {
+	role    string
+	on      string
+	machine func(t *testing.T, n named) lab.VM
+	claims  func(t *testing.T, m *labtest.Machine)
+	// resting is what a node is whose services start in a cluster only; "" of the others.
+	resting status.State
+}
+
+func (b roleBoot) run(t *testing.T) {
+	t.Run(b.role+" boots on "+b.on, func(t *testing.T) {
+		t.Parallel()
+		n := named{name: b.role + "-1", key: newKey(t), image: func(format string) string { return images.Path(t, b.role, format) }}
+		vm := b.machine(t, n)
+		vm.Name = n.name
+		m := labtest.Start(t, vm)
+		report := waitUntil(m, cmp.Or(b.resting, status.Ready))
+		if report.Role != b.role || report.Hostname != n.name {
+			t.Errorf("the node is %q, a %q; want %q, a %q", report.Hostname, report.Role, n.name, b.role)
+		}
+		if b.resting == "" {
+			servicesRun(m)
+		} else {
+			servicesRest(m)
+		}
+		noPasswords(m)
+		onlyRolePortsOpen(m)
+		wants(m, "sudo --user slipway -- sudo -n id --user", "0")
+		wants(m, "cat /home/slipway/.ssh/authorized_keys | cut -d ' ' -f 2", strings.NewReplacer("+", `\+`).Replace(strings.Fields(n.key.authorized)[1]))
+		b.claims(t, m)
+	})
 }
 
 // named is what a datasource has to tell a node.
