@@ -4,6 +4,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -39,7 +40,7 @@ func run(args []string) int {
 
 	app := newApp()
 	err := app.RunContext(ctx, flagsFirst(app, args))
-	if ctx.Err() != nil && err != nil {
+	if ctx.Err() != nil && err != nil && !errors.Is(err, context.Canceled) {
 		err = context.Canceled
 	}
 	report(app.ErrWriter, err, wantsJSON(args))
@@ -137,7 +138,7 @@ func report(w io.Writer, err error, asJSON bool) {
 		return
 	}
 	if errors.Is(err, context.Canceled) {
-		fmt.Fprintln(w, "slipway: interrupted; nothing half-written is left, run the same command again to go on")
+		fmt.Fprintln(w, "slipway: interrupted; nothing half-written is left; "+cmp.Or(fault.Mend(err), "run the same command again to go on"))
 		return
 	}
 	fmt.Fprintln(w, "slipway: "+err.Error())

@@ -226,8 +226,25 @@ func TestAnOperationSaysClearlyWhatIsLeft(t *testing.T) {
 	if fault.Of(err) != fault.Failed || !strings.Contains(err.Error(), "a-db1 does not stream yet") || result.Verified || result.Steps[0].Outcome != Done {
 		t.Errorf("%+v, %v", result, err)
 	}
-	if !slices.Contains(said, "To go on: slipway x --again") {
-		t.Errorf("said %q", said)
+	// All is done: the command would do it once more, or something else.
+	if strings.Contains(strings.Join(said, "\n"), "To go on") || fault.Mend(err) != "see slipway status" {
+		t.Errorf("said %q, and %q", said, fault.Mend(err))
+	}
+	for why, c := range map[string]struct {
+		ctx  func() context.Context
+		want string
+	}{
+		"failed":      {t.Context, ""},
+		"interrupted": {func() context.Context { ctx, stop := context.WithCancel(t.Context()); stop(); return ctx }, "to go on: slipway x --again"},
+	} {
+		said = nil
+		_, err = w.runner(&said).Run(c.ctx(), func(context.Context, overview.Overview) (*Operation, error) {
+			return &Operation{Name: "x", Title: "do it", Again: "slipway x --again",
+				Steps: []Step{{What: "do it", Do: func(context.Context, func(string)) error { return errors.New("no") }}}}, nil
+		})
+		if err == nil || fault.Mend(err) != c.want || slices.Contains(said, "To go on: slipway x --again") != (c.want == "") {
+			t.Errorf("%s: %v, %q; said %q", why, err, fault.Mend(err), said)
+		}
 	}
 }
 

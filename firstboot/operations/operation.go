@@ -57,12 +57,12 @@ type Operation struct {
 	// asked again and again until it is content or Patience has passed.
 	Check func(now overview.Overview) []string
 	// Patience is how long the cluster may take to be as wanted after the last step; 0
-	// is two minutes.
+	// is roundLimit.
 	Patience time.Duration
 	// Word has to be typed by whoever agrees, where a plain yes would be too easy.
 	Word string
-	// Again is the command that goes on after an interruption, if that is not simply
-	// the same one.
+	// Again is the command that goes on after an interruption, while steps are left, if that
+	// is not simply the same one.
 	Again string
 }
 

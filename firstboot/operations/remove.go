@@ -70,7 +70,7 @@ func Remove(h *Home, r Removal) Prepare {
 			}
 		}
 		retired := word == nil || word.Retired != ""
-		op := &Operation{Name: "remove", Title: fmt.Sprintf("take the %s %s out of the cluster", n.Role, name), Patience: roundLimit}
+		op := &Operation{Name: "remove", Title: fmt.Sprintf("take the %s %s out of the cluster", n.Role, name)}
 		op.Warnings = append(loses(now, before, s, n), doubts...)
 		if r.Dead {
 			op.Warnings = append(op.Warnings, fmt.Sprintf("the machine that was %s must be off; if it comes back, it is refused and stops by itself", name))

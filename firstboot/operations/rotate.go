@@ -23,7 +23,7 @@ func RotateCertificates(h *Home) Prepare {
 			return nil, err
 		}
 		begun := h.Vault.Renewing()
-		op := &Operation{Name: "rotate certificates", Title: "give all nodes new certificates and keys", Patience: roundLimit, Steps: []Step{{
+		op := &Operation{Name: "rotate certificates", Title: "give all nodes new certificates and keys", Steps: []Step{{
 			What: "make them, and write the seeds", Done: false, Do: func(ctx context.Context, say func(string)) error {
 				h.Vault.Renew()
 				_, err := h.reseed(ctx, h.Topology, seeding.Options{Renew: !begun}, say)
@@ -82,7 +82,7 @@ func RotateSecrets(h *Home, names []string) Prepare {
 		if _, err := ledBy(h.Cluster.Plan, now); err != nil {
 			return nil, err
 		}
-		op := &Operation{Name: "rotate secrets", Title: "give " + strings.Join(all, ", ") + " new values", Again: "slipway rotate secrets " + strings.Join(all, " "), Patience: roundLimit}
+		op := &Operation{Name: "rotate secrets", Title: "give " + strings.Join(all, ", ") + " new values", Again: "slipway rotate secrets " + strings.Join(all, " ")}
 		for _, name := range all {
 			if owner, ok := strings.CutPrefix(name, plan.Database{}.PasswordKey()); ok {
 				op.Warnings = append(op.Warnings, fmt.Sprintf("applications that connect as %s need its new password as soon as this runs (slipway secret show %s); connections that are open go on", owner, name))

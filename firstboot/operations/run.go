@@ -28,8 +28,7 @@ type Runner struct {
 }
 
 const (
-	defaultPatience = 2 * time.Minute
-	defaultPause    = 2 * time.Second
+	defaultPause = 2 * time.Second
 )
 
 // Run works an operation out, shows it, asks, does it and verifies it. The result
@@ -77,7 +76,7 @@ func (r *Runner) Run(ctx context.Context, prepare Prepare) (*Result, error) {
 		err = r.verify(ctx, op, result)
 	}
 	result.Seconds = time.Since(begun).Seconds()
-	return result, r.last(op, result, err)
+	return result, r.last(ctx, op, result, err)
 }
 
 func (r *Runner) look(ctx context.Context) (overview.Overview, error) {
@@ -133,7 +132,7 @@ func (r *Runner) do(ctx context.Context, op *Operation, result *Result) error {
 func (r *Runner) verify(ctx context.Context, op *Operation, result *Result) error {
 	patience, pause := op.Patience, r.Pause
 	if patience == 0 {
-		patience = defaultPatience
+		patience = roundLimit
 	}
 	if pause == 0 {
 		pause = defaultPause
@@ -153,8 +152,9 @@ func (r *Runner) verify(ctx context.Context, op *Operation, result *Result) erro
 			r.Say("    waiting: " + strings.Join(result.Left, "; "))
 		}
 		if time.Now().After(until) {
+			// Nothing is left to be done: the same command might do it all once more.
 			return fault.New(fault.Failed, "not all is as it should be after %s: %s", patience, strings.Join(result.Left, "; ")).
-				WithMend("see slipway status; then run the same command again")
+				WithMend("see slipway status")
 		}
 		select {
 		case <-ctx.Done():
@@ -165,7 +165,7 @@ func (r *Runner) verify(ctx context.Context, op *Operation, result *Result) erro
 }
 
 // last says how it ended.
-func (r *Runner) last(op *Operation, result *Result, err error) error {
+func (r *Runner) last(ctx context.Context, op *Operation, result *Result, err error) error {
 	if err == nil {
 		r.Say(fmt.Sprintf("Done and verified in %.1f s: %s.", result.Seconds, op.Title))
 		return nil
@@ -177,11 +177,16 @@ func (r *Runner) last(op *Operation, result *Result, err error) error {
 			r.Say("Left: " + s.What)
 		}
 	}
-	if did && errors.Is(err, context.Canceled) {
+	stopped := errors.Is(ctx.Err(), context.Canceled)
+	switch {
+	case did && stopped:
 		r.Say("Done, and not seen to be as it should be yet: " + strings.Join(result.Left, "; "))
+		return fault.New(fault.Failed, "%w", ctx.Err()).WithMend("see slipway status")
+	case did || op.Again == "":
+		return err
+	case stopped:
+		return fault.New(fault.Failed, "%w", ctx.Err()).WithMend("to go on: %s", op.Again)
 	}
-	if op.Again != "" {
-		r.Say("To go on: " + op.Again)
-	}
+	r.Say("To go on: " + op.Again)
 	return err
 }
