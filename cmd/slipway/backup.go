@@ -161,19 +161,25 @@ where that is. All that the database holds now is overwritten; this cluster arch
 restored one under its own name from then on.
 
 --undo gives up a restore that cannot be ended, such as one to a time that the archive
-does not reach, and puts the former data back.` + operationHelp + `
+does not reach, and puts the former data back, as long as etcd has not been told to forget
+who led.
+
+A restore that has ended is not done again when the command is repeated: what was written
+since would be lost. --again does.` + operationHelp + `
 
 Examples:
   slipway restore --to 2026-03-01T14:05:00Z
   slipway restore cluster.yaml --to latest --confirm orders
   slipway restore --to "2026-03-01 14:05:00+01:00" --set 20260222-013000F --dry-run
   slipway restore --from orders-north --to latest
+  slipway restore --to latest --again
   slipway restore --undo`,
 		Flags: operationFlags(
 			&cli.StringFlag{Name: "to", Usage: "a `TIME`, or latest"},
 			&cli.StringFlag{Name: "from", Usage: "the `CLUSTER` that made the backup", DefaultText: "this one"},
 			&cli.StringFlag{Name: "set", Usage: "the `LABEL` of the backup to begin with", DefaultText: "the newest that was complete by then"},
 			&cli.StringFlag{Name: "on", Usage: "the `NODE` that restores", DefaultText: "the primary"},
+			&cli.BoolFlag{Name: "again", Usage: "restore once more what was restored last"},
 			&cli.BoolFlag{Name: "undo", Usage: "give up a restore, and put the former data back"},
 		),
 		BashComplete: completeFiles,
@@ -196,7 +202,7 @@ Examples:
 			if c.Bool("undo") {
 				return runOperation(c, s, operations.RestoreUndo(s.cluster))
 			}
-			return runOperation(c, s, operations.Restore(s.cluster, database.Request{Target: target, Set: c.String("set"), Node: c.String("on"), From: c.String("from")}))
+			return runOperation(c, s, operations.Restore(s.cluster, database.Request{Target: target, Set: c.String("set"), Node: c.String("on"), From: c.String("from")}, c.Bool("again")))
 		},
 	}
 }

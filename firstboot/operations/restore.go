@@ -17,8 +17,10 @@ import (
 )
 
 // Restore brings the whole database back to what it was at a time. One node
-// restores, all others clone it. What is under way already goes on where it was.
-func Restore(c *Cluster, want database.Request) Prepare {
+// restores, all others clone it. What is under way already goes on where it was, and
+// what has ended is not done again, unless again is set: nobody loses what was written
+// since by running a command a second time.
+func Restore(c *Cluster, want database.Request, again bool) Prepare {
 	return func(ctx context.Context, now overview.Overview) (*Operation, error) {
 		p := c.Plan
 		if p.Backup == nil {
@@ -42,7 +44,12 @@ func Restore(c *Cluster, want database.Request) Prepare {
 			return nil, fault.New(fault.Failed, "%s is in maintenance, and would not lead", want.Node).
 				WithMend("name another node with --on, or end it: slipway maintenance off %s", want.Node)
 		}
-		if underWay(now) == nil {
+		done := restored(now)
+		if underWay(now) != nil || again || !same(done, want) {
+			done = nil
+		}
+		want.Round = round(now, want)
+		if underWay(now) == nil && done == nil {
 			if err := reaches(ctx, c, now, want); err != nil {
 				return nil, err
 			}
@@ -53,13 +60,21 @@ func Restore(c *Cluster, want database.Request) Prepare {
 			title = "overwrite the database with that of the cluster " + want.From + ", as it was at " + want.Target + ", on " + want.Node
 			gone = "all that it holds now is gone from it, its roles and their rights too: they are those of " + want.From
 		}
-		return &Operation{
+		op := &Operation{
 			Name: "restore", Title: title, Again: want.Again(), Word: p.Cluster,
 			Warnings: []string{"the database stands still meanwhile, on every site; " + gone,
 				"the former data are kept on each node until the restored database is seen to run; until etcd forgets, slipway restore --undo puts them back"},
 			Steps: restoreSteps(c, now, s, want),
 			Check: func(now overview.Overview) []string { return broughtBack(p, now) },
-		}, nil
+		}
+		if done != nil {
+			op.Title += fmt.Sprintf(" (it was, on %s by %s; to do it once more: %s --again)", done.At.UTC().Format(timeForm), done.Node, want.Again())
+			op.Warnings = nil
+			for i := range op.Steps {
+				op.Steps[i].Done = true
+			}
+		}
+		return op, nil
 	}
 }
 
@@ -70,8 +85,8 @@ func RestoreUndo(c *Cluster) Prepare {
 		for _, n := range c.Plan.AllDatabases() {
 			r := progress(now, n.Name)
 			steps = append(steps, deed(c, database.RestoreUndo, n.Name, "put the former data back on "+n.Name, r == nil, database.Request{}))
-			if r != nil && r.Taken {
-				return nil, fault.New(fault.Failed, "%s takes part in the restored database already", n.Name).WithMend("end it: %s", request(r).Again())
+			if r != nil && (r.Committed || r.Taken) {
+				return nil, fault.New(fault.Failed, "there is no way back to the former data of %s: etcd forgets who led", n.Name).WithMend("end it: %s", request(r).Again())
 			}
 		}
 		return &Operation{
@@ -93,13 +108,19 @@ func restoreSteps(c *Cluster, now overview.Overview, s plan.Site, want database.
 		rank := map[bool]int{true: 1}
 		return rank[a.Name == lead] - rank[b.Name == lead]
 	})
-	// Nobody takes part again before all have stepped aside and etcd has forgotten, and
-	// what is tidied has forgotten the restore: then a node that is at none has ended it.
+	ended := func(name string) bool {
+		c := now.Word(name)
+		return progress(now, name) == nil && c != nil && same(c.Restored, want) && c.Restored.Round == want.Round
+	}
+	// Nobody takes part again before all have stepped aside and etcd has forgotten.
 	late := slices.ContainsFunc(all, func(n plan.Node) bool {
 		r := progress(now, n.Name)
-		return r != nil && r.Taken
+		return r != nil && r.Taken || ended(n.Name)
 	})
-	ended := func(name string) bool { return late && progress(now, name) == nil }
+	open := slices.ContainsFunc(all, func(n plan.Node) bool {
+		r := progress(now, n.Name)
+		return r == nil || !r.Committed
+	})
 	var steps []Step
 	add := func(a actions.Action, node, what string, done bool) {
 		steps = append(steps, deed(c, a, node, what, done, want))
@@ -110,6 +131,17 @@ func restoreSteps(c *Cluster, now overview.Overview, s plan.Site, want database.
 	}
 	r := progress(now, want.Node)
 	add(database.RestoreBack, want.Node, "restore and recover on "+want.Node, late || r != nil && r.Back)
+	steps = append(steps, Step{
+		What: "give up the way back on every database node", Done: late || !open,
+		Do: func(ctx context.Context, say func(string)) error {
+			for _, n := range all {
+				if err := c.Act(ctx, n.Name, database.RestoreCommit.Name, want, nil, say); err != nil {
+					return err
+				}
+			}
+			return nil
+		},
+	})
 	for _, site := range c.Plan.Sites {
 		nodes := c.Plan.DatabaseNodes(site.Name)
 		if len(nodes) == 0 {
@@ -141,8 +173,7 @@ func restoreSteps(c *Cluster, now overview.Overview, s plan.Site, want database.
 		maker := cmp.Or(c.Plan.Backup.Repository, want.Node)
 		what := "have " + maker + " archive the database for cluster " + c.Plan.Cluster + " from now on, and make a first backup"
 		// Nothing is tidied before.
-		tidied := late && slices.ContainsFunc(all, func(n plan.Node) bool { return progress(now, n.Name) == nil })
-		add(backup.Taking, maker, what, tidied)
+		add(backup.Taking, maker, what, slices.ContainsFunc(all, func(n plan.Node) bool { return ended(n.Name) }))
 	}
 	for _, n := range c.Plan.AllDatabases() {
 		add(database.RestoreTidy, n.Name, "delete the former data on "+n.Name, ended(n.Name))
@@ -167,7 +198,36 @@ func progress(now overview.Overview, name string) *status.Restore {
 
 // request is what was asked for.
 func request(r *status.Restore) database.Request {
-	return database.Request{Target: r.Target, Set: r.Set, Node: r.Node, From: r.From}
+	return database.Request{Target: r.Target, Set: r.Set, Node: r.Node, From: r.From, Round: r.Round}
+}
+
+// restored is the restore that has ended last on any node, or nil.
+func restored(now overview.Overview) (last *status.Restored) {
+	for _, n := range now.Nodes {
+		if c := now.Word(n.Name); c != nil && c.Restored != nil && (last == nil || c.Restored.At.After(last.At)) {
+			last = c.Restored
+		}
+	}
+	return last
+}
+
+// same reports whether a restore has brought back what is wanted, on whichever node and
+// however often.
+func same(r *status.Restored, want database.Request) bool {
+	return r != nil && r.Target == want.Target && r.Set == want.Set && r.From == want.From
+}
+
+// round is that of the restore under way, or else one that no node has done.
+func round(now overview.Overview, want database.Request) (next int) {
+	if r := underWay(now); r != nil {
+		return r.Round
+	}
+	for _, n := range now.Nodes {
+		if c := now.Word(n.Name); c != nil && same(c.Restored, want) {
+			next = max(next, c.Restored.Round+1)
+		}
+	}
+	return next
 }
 
 // underWay is the restore that some node is at, or nil.
@@ -297,7 +357,7 @@ func broughtBack(p *plan.Plan, now overview.Overview) (missing []string) {
 			missing = append(missing, n.Name+" knows no leader")
 			continue
 		}
-		if v, ok := c.Database.Member(n.Name); !ok || !v.Leads() && v.State != "streaming" {
+		if v, ok := c.Database.Member(n.Name); !ok || !v.Leads() && !v.Streams() {
 			missing = append(missing, fmt.Sprintf("%s does not stream (%s)", n.Name, v.State))
 		}
 	}

@@ -1,6 +1,8 @@
 package operations
 
 import (
+	"context"
+	"errors"
 	"slices"
 	"strings"
 	"testing"
@@ -52,6 +54,15 @@ func at(now overview.Overview, name string, r status.Restore) {
 	}
 }
 
+// over has a node remember that a restore has ended.
+func over(now overview.Overview, name string, round int) {
+	for _, n := range now.Nodes {
+		if n.Name == name {
+			n.Report.Cluster.Restored = &status.Restored{Target: restoreTo, Node: "a2", Round: round, At: now.At.Add(-time.Hour)}
+		}
+	}
+}
+
 func left(op *Operation) (words []string) {
 	for _, s := range op.Steps {
 		if !s.Done {
@@ -64,11 +75,12 @@ func left(op *Operation) (words []string) {
 func TestARestoreGoesOnWhereItWas(t *testing.T) {
 	all := []string{
 		"stop the database on a1 and keep its data beside", "stop the database on b1 and keep its data beside", "stop the database on a2 and keep its data beside",
-		"restore and recover on a2", "have etcd of site a forget who led", "have etcd of site b forget who led",
+		"restore and recover on a2", "give up the way back on every database node", "have etcd of site a forget who led", "have etcd of site b forget who led",
 		"have a2 lead", "clone the database to a1", "clone the database to b1",
 		"delete the former data on a1", "delete the former data on a2", "delete the former data on b1",
 	}
 	aside, back, taken := status.Restore{Aside: true}, status.Restore{Aside: true, Back: true}, status.Restore{Aside: true, Taken: true}
+	bound := status.Restore{Aside: true, Back: true, Committed: true}
 	for _, c := range []struct {
 		why  string
 		said map[string]status.Restore
@@ -78,14 +90,19 @@ func TestARestoreGoesOnWhereItWas(t *testing.T) {
 		{"one has stepped aside", map[string]status.Restore{"a1": aside}, slices.Delete(slices.Clone(all), 0, 1)},
 		{"all have", map[string]status.Restore{"a1": aside, "a2": aside, "b1": aside}, all[3:]},
 		{"the data are back", map[string]status.Restore{"a1": aside, "a2": back, "b1": aside}, all[4:]},
-		{"it leads", map[string]status.Restore{"a1": aside, "a2": taken, "b1": aside}, all[6:]},
-		{"one has tidied", map[string]status.Restore{"a2": taken, "b1": taken}, []string{all[6], all[8], all[10], all[11]}},
+		{"one may not go back", map[string]status.Restore{"a1": bound, "a2": back, "b1": aside}, all[4:]},
+		{"none may", map[string]status.Restore{"a1": bound, "a2": bound, "b1": bound}, all[5:]},
+		{"it leads", map[string]status.Restore{"a1": bound, "a2": taken, "b1": bound}, all[7:]},
+		{"one has tidied", map[string]status.Restore{"a2": taken, "b1": taken}, []string{all[7], all[9], all[11], all[12]}},
 	} {
 		cluster, now := restorable()
 		for name, r := range c.said {
 			at(now, name, r)
 		}
-		op, err := Restore(cluster, database.Request{Target: restoreTo})(t.Context(), now)
+		if c.why == "one has tidied" {
+			over(now, "a1", 0)
+		}
+		op, err := Restore(cluster, database.Request{Target: restoreTo}, false)(t.Context(), now)
 		if err != nil {
 			t.Errorf("%s: %v", c.why, err)
 			continue
@@ -105,7 +122,7 @@ func TestARestoreGoesOnWhereItWas(t *testing.T) {
 func TestAnotherClustersDatabaseIsTakenForOnesOwnBeforeAnythingIsDeleted(t *testing.T) {
 	cluster, now := restorable()
 	at(now, "a1", status.Restore{Aside: true, From: "north"})
-	op, err := Restore(cluster, database.Request{Target: restoreTo, From: "north"})(t.Context(), now)
+	op, err := Restore(cluster, database.Request{Target: restoreTo, From: "north"}, false)(t.Context(), now)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -121,7 +138,9 @@ func TestAnotherClustersDatabaseIsTakenForOnesOwnBeforeAnythingIsDeleted(t *test
 	// One node has tidied: the repository has taken it.
 	cluster, now = restorable()
 	at(now, "a2", status.Restore{Taken: true, From: "north"})
-	if op, err = Restore(cluster, database.Request{Target: restoreTo, From: "north"})(t.Context(), now); err != nil || slices.Contains(left(op), words[take]) {
+	over(now, "a1", 0)
+	now.Nodes[0].Report.Cluster.Restored.From = "north"
+	if op, err = Restore(cluster, database.Request{Target: restoreTo, From: "north"}, false)(t.Context(), now); err != nil || slices.Contains(left(op), words[take]) {
 		t.Errorf("%v, left is %q", err, left(op))
 	}
 }
@@ -150,15 +169,65 @@ func TestARestoreIsRefusedWithItsReason(t *testing.T) {
 		if c.spoil != nil {
 			c.spoil(cluster, &now)
 		}
-		_, err := Restore(cluster, c.ask)(t.Context(), now)
+		_, err := Restore(cluster, c.ask, false)(t.Context(), now)
 		if err == nil || !strings.Contains(err.Error(), c.want) || fault.Of(err) == fault.Internal {
 			t.Errorf("%+v: %v, want %q", c.ask, err, c.want)
 		}
 	}
+	for _, late := range []status.Restore{{Aside: true, Committed: true}, {Aside: true, Taken: true}} {
+		cluster, now := restorable()
+		at(now, "a1", status.Restore{Aside: true})
+		at(now, "b1", late)
+		if _, err := RestoreUndo(cluster)(t.Context(), now); fault.Of(err) != fault.Failed || !strings.Contains(fault.Mend(err), restoreTo) {
+			t.Errorf("undone too late: %v", err)
+		}
+	}
+}
+
+func TestARestoreThatHasEndedIsNotDoneAgainUnlessThatIsMeant(t *testing.T) {
 	cluster, now := restorable()
-	at(now, "a1", status.Restore{Aside: true, Taken: true})
-	if _, err := RestoreUndo(cluster)(t.Context(), now); fault.Of(err) != fault.Failed || !strings.Contains(fault.Mend(err), restoreTo) {
-		t.Errorf("undone too late: %v", err)
+	for _, name := range []string{"a1", "a2", "b1"} {
+		over(now, name, 0)
+	}
+	want := database.Request{Target: restoreTo}
+	var said []string
+	r := Runner{Cluster: cluster, Say: func(line string) { said = append(said, line) }, Pause: time.Millisecond,
+		Look: func(context.Context) (overview.Overview, error) { return now, nil },
+		Agree: func(context.Context, string) error {
+			t.Error("somebody was asked to lose what was written since")
+			return errors.New("no")
+		}}
+	result, err := r.Run(t.Context(), Restore(cluster, want, false))
+	if err != nil || !result.Verified || !strings.Contains(said[0], "Nothing to do") || !strings.Contains(said[0], "slipway restore --to "+restoreTo+" --again") {
+		t.Errorf("%+v, %v; said %q", result, err, said)
+	}
+	for _, other := range []database.Request{{Target: database.Latest}, {Target: restoreTo, Set: "20261120-013000F"}} {
+		if op, err := Restore(cluster, other, false)(t.Context(), now); err != nil || len(left(op)) != len(op.Steps) {
+			t.Errorf("%+v: %v, left is %q", other, err, left(op))
+		}
+	}
+	op, err := Restore(cluster, want, true)(t.Context(), now)
+	if err != nil || len(left(op)) != len(op.Steps) {
+		t.Errorf("once more: %v, left is %q", err, left(op))
+	}
+	if got := round(now, want); got != 1 {
+		t.Errorf("the round is %d", got)
+	}
+	// Interrupted, it goes on: what the others remember is the round before.
+	at(now, "a1", status.Restore{Aside: true, Round: 1})
+	if op, err = Restore(cluster, want, false)(t.Context(), now); err != nil || len(left(op)) != len(op.Steps)-1 {
+		t.Errorf("once more, interrupted: %v, left is %q", err, left(op))
+	}
+}
+
+func TestAReplicaThatFollowsFromTheArchiveIsBroughtBack(t *testing.T) {
+	cluster, now := restorable()
+	for _, n := range now.Nodes[:2] {
+		n.Report.Cluster.Database.Members[0].State = "in archive recovery"
+	}
+	op, err := Restore(cluster, database.Request{Target: restoreTo}, false)(t.Context(), now)
+	if err != nil || len(op.Check(now)) > 0 {
+		t.Errorf("%v, missing is %q", err, op.Check(now))
 	}
 }
 

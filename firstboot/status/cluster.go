@@ -21,6 +21,7 @@ type Cluster struct {
 	Peers     []Peer     `json:"peers"`
 	Consensus *Consensus `json:"consensus,omitempty"` // as this node sees it; nil if it has no part in it
 	Database  *Database  `json:"database,omitempty"`  // as this node sees it; nil if it has no part in it
+	Restored  *Restored  `json:"restored,omitempty"`  // the last time that this node's database was brought back; nil for never
 	Backup    *Backup    `json:"backup,omitempty"`    // on the node that makes backups
 	VIPs      []VIP      `json:"vips"`                // those that may sit on this node
 	Backends  []Backend  `json:"backends"`            // of HAProxy, on a balancer
@@ -86,9 +87,22 @@ type Restore struct {
 	Set    string `json:"set,omitempty"`
 	From   string `json:"from,omitempty"` // the cluster that made the backup; "" is this one
 	Node   string `json:"node"`           // restores; the others clone it
-	Aside  bool   `json:"aside"`          // Patroni is stopped, the former data are kept beside
-	Back   bool   `json:"back"`           // the restored database is there, on Node
-	Taken  bool   `json:"taken"`          // this node takes part again; the former data are still there
+	// Round tells apart restores that have all the rest in common; the first is 0.
+	Round     int  `json:"round,omitempty"`
+	Aside     bool `json:"aside"`     // Patroni is stopped, the former data are kept beside
+	Back      bool `json:"back"`      // the restored database is there, on Node
+	Committed bool `json:"committed"` // the former data are not put back any more
+	Taken     bool `json:"taken"`     // this node takes part again; the former data are still there
+}
+
+// Restored is a restore that has ended; see Restore.
+type Restored struct {
+	Target string    `json:"target"`
+	Set    string    `json:"set,omitempty"`
+	From   string    `json:"from,omitempty"`
+	Node   string    `json:"node"`
+	Round  int       `json:"round,omitempty"`
+	At     time.Time `json:"at"` // when it ended on this node
 }
 
 // Archiver is how the primary's WAL gets into the archive.
@@ -165,6 +179,10 @@ func (c *Cluster) Clone() *Cluster {
 	copied.VIPs = append([]VIP{}, c.VIPs...)
 	copied.Backends = append([]Backend{}, c.Backends...)
 	copied.Problems = append([]string{}, c.Problems...)
+	if c.Restored != nil {
+		restored := *c.Restored
+		copied.Restored = &restored
+	}
 	if c.Backup != nil {
 		backup := *c.Backup
 		backup.Sets = append([]BackupSet{}, c.Backup.Sets...)

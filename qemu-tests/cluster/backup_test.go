@@ -96,7 +96,7 @@ func TestBackup(t *testing.T) {
 	})
 	s.part(t, "the database is brought back to the time before", func(t *testing.T, s *site) {
 		began := time.Now()
-		said := s.does(operations.Restore(s.cluster, database.Request{Target: at}))
+		said := s.does(operations.Restore(s.cluster, database.Request{Target: at}, false))
 		t.Logf("restored in %.0f s", time.Since(began).Seconds())
 		if !strings.Contains(said, "tables were read; the last transaction is of ") {
 			t.Error("it does not tell what is back")

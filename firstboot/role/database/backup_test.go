@@ -174,6 +174,16 @@ func (k *kept) restoreFrom(t *testing.T, want Request) *Restore {
 			t.Fatalf("%v\n%s", err, log)
 		}
 	}
+	for _, n := range k.databases() {
+		for range 2 {
+			if err := Commit(n.Node.Node.Node); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := StepBack(t.Context(), n.Node.Node.Node); fault.Of(err) != fault.Failed {
+			t.Errorf("%s went back: %v", n.Member.Self.Name, err)
+		}
+	}
 	for range 2 {
 		if err := Forget(t.Context(), k.first.Node.Node.Node); err != nil {
 			t.Fatal(err)
@@ -196,6 +206,9 @@ func (k *kept) restoreFrom(t *testing.T, want Request) *Restore {
 		n.healthy(t)
 		if err := Tidy(n.Node.Node.Node); err != nil || n.Exists(aside) {
 			t.Errorf("%s: %v", n.Member.Self.Name, err)
+		}
+		if _, err := StepAside(t.Context(), n.Node.Node.Node, want, say); fault.Of(err) != fault.Failed || !n.Running(Unit) {
+			t.Errorf("%s does it all once more: %v", n.Member.Self.Name, err)
 		}
 	}
 	return r

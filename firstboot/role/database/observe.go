@@ -26,8 +26,15 @@ func (s *Start) Observe(ctx context.Context, n *node.Node, c *status.Cluster) er
 	if err != nil {
 		return err
 	}
-	if restore != nil && !restore.Taken {
+	last, err := ended(n)
+	if err != nil {
+		return err
+	}
+	c.Restored = last.report()
+	if restore != nil { // also while Patroni does not answer
 		c.Database = &status.Database{Scope: m.Site.Scope, Restore: restore.report()}
+	}
+	if restore != nil && !restore.Taken {
 		return fmt.Errorf("the database is being brought back to %s; to go on: %s", restore.Target, restore.Again())
 	}
 	if n.Held(Unit) {

@@ -17,20 +17,29 @@ import (
 	"github.com/slipwayhq/slipway/internal/fault"
 )
 
-// Bringing a database back takes five deeds, each of which can be done again, and
+// Bringing a database back takes six deeds, each of which can be done again, and
 // each node remembers on disk how far it is:
 //
 //	StepAside  every node: Patroni stops and stays stopped, the data are kept beside
 //	BringBack  one node: restores, recovers up to the time, and proves it by reading
+//	Commit     every node: there is no way back from here on
 //	Forget     one node a site: etcd forgets who led and how far, so that a database
 //	           that is older than its memory may lead
 //	TakePart   that node first, the others when it leads: they clone it
-//	Tidy       every node: the former data are deleted, and the restore is forgotten
+//	Tidy       every node: the former data are deleted, and the restore has ended
 //
-// Until Forget, StepBack undoes it all.
+// Until Commit, StepBack undoes it all. Once etcd has forgotten, it would not: of the former
+// data those of any node might lead, also of a replica that lacks acknowledged commits. So every
+// node knows before that it must not step back, whichever of them can be asked later.
+//
+// A node does a restore once: what was written since would be lost by a command that somebody, or a
+// script, only repeats. So it keeps which one has ended last, and the same one again is of another Round.
 
-// restorePath remembers a restore that has not ended.
-const restorePath = "/var/lib/slipway/restore.json"
+// restorePath remembers a restore that has not ended, endedPath the last one that has.
+const (
+	restorePath = "/var/lib/slipway/restore.json"
+	endedPath   = "/var/lib/slipway/restored.json"
+)
 
 // aside is where the data are kept meanwhile; restoreLog is what the server says
 // while it recovers.
@@ -53,6 +62,8 @@ type Request struct {
 	Node string `json:"node"`
 	// From is the cluster that made the backup; "" is this one.
 	From string `json:"from,omitempty"`
+	// Round tells apart restores that have all the rest in common; the first is 0.
+	Round int `json:"round,omitempty"`
 }
 
 // Restore is how far a node is with a restore.
@@ -61,6 +72,8 @@ type Restore struct {
 	Aside bool `json:"aside"` // Patroni is stopped, and the data are beside
 	// Back says that the data directory holds the database as it was then.
 	Back bool `json:"back"`
+	// Committed says that the former data are not put back any more.
+	Committed bool `json:"committed,omitempty"`
 	// Taken says that this node takes part again. The former data are still there.
 	Taken bool `json:"taken"`
 	// Facts of the database that is back.
@@ -68,6 +81,12 @@ type Restore struct {
 	Timeline int        `json:"timeline,omitempty"`
 	Reached  *time.Time `json:"reached,omitempty"` // of the last transaction; nil if none was replayed
 	Tables   int        `json:"tables,omitempty"`  // that were opened
+}
+
+// Ended is a restore that has ended on a node.
+type Ended struct {
+	Request
+	At time.Time `json:"at"`
 }
 
 var setLabel = regexp.MustCompile(`^[0-9]{8}-[0-9]{6}F(_[0-9]{8}-[0-9]{6}[DI])?$`)
@@ -116,17 +135,49 @@ func restoring(n *node.Node) (*Restore, error) {
 	return &r, nil
 }
 
-func (r Restore) save(n *node.Node) error {
-	text, err := json.Marshal(r)
+func (r Restore) save(n *node.Node) error { return keep(n, restorePath, r) }
+
+func keep(n *node.Node, path string, what any) error {
+	text, err := json.Marshal(what)
 	if err != nil {
 		return err
 	}
-	_, err = n.Write(restorePath, 0o600, append(text, '\n'))
+	_, err = n.Write(path, 0o600, append(text, '\n'))
 	return err
 }
 
+// ended reads which restore has ended last; nil if none has.
+func ended(n *node.Node) (*Ended, error) {
+	text, err := n.Read(endedPath)
+	if err != nil || len(text) == 0 {
+		return nil, err
+	}
+	var e Ended
+	if err := json.Unmarshal(text, &e); err != nil {
+		return nil, fmt.Errorf("%s: %w", endedPath, err)
+	}
+	return &e, nil
+}
+
 func (r *Restore) report() *status.Restore {
-	return &status.Restore{Target: r.Target, Set: r.Set, From: r.From, Node: r.Node, Aside: r.Aside, Back: r.Back, Taken: r.Taken}
+	return &status.Restore{Target: r.Target, Set: r.Set, From: r.From, Node: r.Node, Round: r.Round, Aside: r.Aside, Back: r.Back, Committed: r.Committed, Taken: r.Taken}
+}
+
+func (e *Ended) report() *status.Restored {
+	if e == nil {
+		return nil
+	}
+	return &status.Restored{Target: e.Target, Set: e.Set, From: e.From, Node: e.Node, Round: e.Round, At: e.At}
+}
+
+// once refuses a restore that has ended here already.
+func once(n *node.Node, want Request) error {
+	e, err := ended(n)
+	if err != nil || e == nil || e.Target != want.Target || e.Set != want.Set || e.From != want.From || e.Round < want.Round {
+		return err
+	}
+	return fault.New(fault.Failed, "%s was brought back to %s already, on %s; what was written since would be lost", n.Member.Self.Name, e.Target, e.At.Format(time.RFC3339)).
+		WithMend("see slipway status; to do it once more all the same: %s --again", want.Again())
 }
 
 // restored waits while the database is being brought back: this node may have lost
@@ -172,6 +223,9 @@ func StepAside(ctx context.Context, n *node.Node, want Request, say func(string)
 		return nil, err
 	}
 	if r == nil {
+		if err := once(n, want); err != nil {
+			return nil, err
+		}
 		// What an earlier restore has kept is not the database of today.
 		if err := os.RemoveAll(n.Path(aside)); err != nil {
 			return nil, err
@@ -215,6 +269,23 @@ func stop(ctx context.Context, n *node.Node) error {
 	return halt(ctx, n)
 }
 
+// Commit gives up the way back.
+func Commit(n *node.Node) error {
+	r, err := restoring(n)
+	switch {
+	case err != nil:
+		return err
+	case r == nil || !r.Aside:
+		return fault.New(fault.Failed, "%s has not stepped aside for a restore", n.Member.Self.Name)
+	case r.Committed || r.Taken:
+		return nil
+	case r.Node == n.Member.Self.Name && !r.Back:
+		return fault.New(fault.Failed, "the database is not back on %s yet", n.Member.Self.Name)
+	}
+	r.Committed = true
+	return r.save(n)
+}
+
 // Forget has etcd forget all of the site's Patroni but its configuration.
 func Forget(ctx context.Context, n *node.Node) error {
 	r, err := restoring(n)
@@ -226,6 +297,8 @@ func Forget(ctx context.Context, n *node.Node) error {
 		return fault.New(fault.Failed, "%s has not stepped aside for a restore", n.Member.Self.Name)
 	case r.Taken:
 		return nil // what etcd knows now is new
+	case !r.Committed:
+		return fault.New(fault.Failed, "%s may still go back to the former data", n.Member.Self.Name)
 	}
 	client, err := consensus.Dial(n.Member)
 	if err != nil {
@@ -254,8 +327,8 @@ func TakePart(ctx context.Context, n *node.Node) error {
 		return err
 	}
 	if r != nil && !r.Taken {
-		if !r.Aside || r.Node == n.Member.Self.Name && !r.Back {
-			return fault.New(fault.Failed, "the database is not back on %s yet", n.Member.Self.Name)
+		if !r.Committed {
+			return fault.New(fault.Failed, "the database is not back yet, and %s may still go back to the former data", n.Member.Self.Name)
 		}
 		known := record{Begun: true}
 		if r.Back {
@@ -272,8 +345,7 @@ func TakePart(ctx context.Context, n *node.Node) error {
 	return (&Start{}).Apply(ctx, n)
 }
 
-// Tidy deletes what was kept of the former data, and what is remembered of the
-// restore.
+// Tidy deletes what was kept of the former data. Of the restore it stays known that it has ended.
 func Tidy(n *node.Node) error {
 	r, err := restoring(n)
 	if err != nil {
@@ -288,6 +360,12 @@ func Tidy(n *node.Node) error {
 	if err := os.RemoveAll(n.Path(aside)); err != nil {
 		return err
 	}
+	if r == nil {
+		return nil
+	}
+	if err := keep(n, endedPath, Ended{r.Request, time.Now().UTC().Truncate(time.Second)}); err != nil {
+		return err
+	}
 	_, err = n.Remove(restorePath)
 	return err
 }
@@ -298,8 +376,8 @@ func StepBack(ctx context.Context, n *node.Node) error {
 	if err != nil || r == nil {
 		return err
 	}
-	if r.Taken {
-		return fault.New(fault.Failed, "%s takes part in the restored database already", n.Member.Self.Name).
+	if r.Committed || r.Taken {
+		return fault.New(fault.Failed, "there is no way back to the former data of %s: etcd forgets who led", n.Member.Self.Name).
 			WithMend("end it: %s", r.Again())
 	}
 	if err := halt(ctx, n); err != nil {

@@ -30,6 +30,9 @@ var (
 	RestoreBack = deedOf("restore-back", func(ctx context.Context, e *actions.Env, want Request) (*Restore, error) {
 		return BringBack(ctx, e.Node, want, func(line string) { e.Say("%s", line) })
 	})
+	RestoreCommit = deedOf("restore-commit", func(_ context.Context, e *actions.Env, _ Request) (*Restore, error) {
+		return nil, Commit(e.Node)
+	})
 	RestoreForget = deedOf("restore-forget", func(ctx context.Context, e *actions.Env, _ Request) (*Restore, error) {
 		return nil, Forget(ctx, e.Node)
 	})
@@ -45,4 +48,4 @@ var (
 )
 
 // Restoring are all of them.
-var Restoring = []actions.Action{RestoreAside, RestoreBack, RestoreForget, RestoreJoin, RestoreTidy, RestoreUndo}
+var Restoring = []actions.Action{RestoreAside, RestoreBack, RestoreCommit, RestoreForget, RestoreJoin, RestoreTidy, RestoreUndo}

@@ -164,6 +164,11 @@ func (b *burnt) Restore(ctx context.Context) error {
 	if _, err := database.BringBack(ctx, first, want, say); err != nil {
 		return err
 	}
+	for _, n := range b.nodes {
+		if err := database.Commit(n.Node.Node); err != nil {
+			return err
+		}
+	}
 	if err := database.Forget(ctx, first); err != nil {
 		return err
 	}

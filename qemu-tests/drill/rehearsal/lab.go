@@ -69,7 +69,7 @@ func (l *Lab) Backup(ctx context.Context) error {
 
 // Restore implements Ground.
 func (l *Lab) Restore(ctx context.Context) error {
-	return l.do(ctx, operations.Restore(l.Operations(), database.Request{Target: database.Latest}))
+	return l.do(ctx, operations.Restore(l.Operations(), database.Request{Target: database.Latest}, false))
 }
 
 func (l *Lab) do(ctx context.Context, prepare operations.Prepare) error {
