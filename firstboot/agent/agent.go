@@ -76,7 +76,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	}
 	t := status.NewTracker(status.Report{
 		Role: n.Role.Name, Summary: n.Role.Summary, Version: n.Boot.Version, Trial: n.Boot.Trial, Maintenance: n.Maintenance(),
-		Reset: n.Boot.State.Reset,
+		Reset: n.Boot.State.Reset, Start: n.Start(),
 	}, time.Now, watchers...)
 	if a.Socket != "" {
 		if err := status.Serve(ctx, a.Socket, t); err != nil {

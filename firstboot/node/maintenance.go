@@ -2,6 +2,7 @@ package node
 
 import (
 	"encoding/json"
+	"strings"
 	"time"
 )
 
@@ -15,6 +16,17 @@ const maintenancePath = "/var/lib/slipway/maintenance.json"
 type Maintenance struct {
 	Since time.Time `json:"since"`
 	By    string    `json:"by"`
+	Start string    `json:"start,omitempty"` // the start of the machine (Start) that it began in
+}
+
+// Start names the present start of the machine: the kernel's boot_id, random each time
+// (proc_sys_kernel(5)); "" if it cannot be told.
+func (n *Node) Start() string {
+	id, err := n.Read("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSpace(string(id))
 }
 
 // Maintenance is the maintenance that the node is in; nil if it is in none. A note
@@ -37,6 +49,7 @@ func (n *Node) BeginMaintenance(m Maintenance) error {
 	if n.Maintenance() != nil {
 		return nil
 	}
+	m.Start = n.Start()
 	text, err := json.Marshal(m)
 	if err != nil {
 		return err

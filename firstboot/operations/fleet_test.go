@@ -62,6 +62,8 @@ type machine struct {
 	store   *versions.Store
 	esp     *memory
 	reset   string
+	starts  int
+	looks   int // at it, since it was last asked to start anew
 	resting *node.Maintenance
 	since   time.Time
 	service *peers.Service
@@ -254,6 +256,9 @@ func (m *machine) on(version string, trial bool) {
 	m.since = time.Now()
 }
 
+// start names the present start of the machine.
+func (m *machine) start() string { return fmt.Sprintf("%s-%d", m.name, m.starts) }
+
 func (m *machine) current() *versions.Store {
 	m.w.mu.Lock()
 	defer m.w.mu.Unlock()
@@ -277,8 +282,9 @@ func (m *machine) actions() []actions.Action {
 		m.w.mu.Lock()
 		defer m.w.mu.Unlock()
 		if m.resting = nil; a.On {
-			m.resting = &node.Maintenance{By: "ann@desk"}
+			m.resting = &node.Maintenance{By: "ann@desk", Start: m.start()}
 		}
+		m.since = time.Now() // its state is another
 		m.w.tell("%s maintenance %v", m.name, a.On)
 		return nil, nil
 	}})
@@ -300,16 +306,25 @@ func (m *machine) Run(_ context.Context, c node.Command) (string, error) {
 	if c.Argv[0] != "systemd-run" {
 		return "", nil
 	}
+	m.w.mu.Lock()
+	m.looks = 0
+	m.w.mu.Unlock()
 	go func() {
-		m.w.mu.Lock()
-		defer m.w.mu.Unlock()
-		m.restart()
+		// It takes a while, in which somebody looks.
+		for seen := false; !seen; time.Sleep(5 * time.Millisecond) {
+			m.w.mu.Lock()
+			if seen = m.looks > 0; seen {
+				m.restart()
+			}
+			m.w.mu.Unlock()
+		}
 	}()
 	return "", nil
 }
 
 func (m *machine) restart() {
 	m.reset = ""
+	m.starts++
 	if text, err := os.ReadFile(m.node.Path(bootfacts.ResetPath)); err == nil {
 		var asked bootfacts.Reset
 		if json.Unmarshal(text, &asked) == nil {
@@ -344,6 +359,7 @@ func (m *machine) report() status.Report {
 	w := m.w
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	m.looks++
 	list, err := m.store.List()
 	if err != nil {
 		panic(err)
@@ -368,7 +384,7 @@ func (m *machine) report() status.Report {
 		c.Backends = []status.Backend{{Name: "read-write", Server: w.leader, Up: true}}
 	}
 	r := status.Report{Format: status.Format, State: status.Ready, Since: m.since, Role: m.node.Role.Name, Version: m.node.Boot.Version,
-		Trial: m.node.Boot.Trial, Versions: list, Cluster: c, Reset: m.reset}
+		Trial: m.node.Boot.Trial, Versions: list, Cluster: c, Reset: m.reset, Start: m.start()}
 	if r.Maintenance = m.resting; m.resting != nil {
 		r.State = status.Maintenance
 	}

@@ -158,6 +158,35 @@ func TestAFactoryResetIsRefusedWhereTheClusterCountsOnTheData(t *testing.T) {
 	}
 }
 
+func TestANodeIsResetAsOftenAsThatIsAskedFor(t *testing.T) {
+	w := newFleet(t)
+	story := []string{"a-db2 maintenance true", "a-db2 starts v1", "a-db2 maintenance false"}
+	for range 2 { // with no other start in between
+		w.story = nil
+		if result, said, err := w.do(t, FactoryReset(w.cluster(t), "a-db2", false)); err != nil || !result.Verified {
+			t.Fatalf("%v\n%s", err, said)
+		}
+		if got := w.told(); !slices.Equal(got, story) {
+			t.Errorf("%q, want %q", got, story)
+		}
+	}
+	// Cut off after the node came back: nobody knows whether more was written since.
+	for _, prepare := range []Prepare{MaintenanceOn(w.cluster(t), "a-db2", false), func(context.Context, overview.Overview) (*Operation, error) {
+		return &Operation{Name: "x", Title: "x", Steps: []Step{{What: "x", Do: func(ctx context.Context, say func(string)) error {
+			return w.cluster(t).Act(ctx, "a-db2", versions.ResetAction, versions.ResetArgs{Node: "a-db2"}, nil, say)
+		}}}, Check: func(now overview.Overview) []string { return wasReset(now, "a-db2", "system", "a-db2-2") }}, nil
+	}} {
+		if _, said, err := w.do(t, prepare); err != nil {
+			t.Fatalf("%v\n%s", err, said)
+		}
+	}
+	w.story = nil
+	result, said, err := w.do(t, FactoryReset(w.cluster(t), "a-db2", false))
+	if err != nil || !result.Verified || !slices.Equal(outcomes(result), []Outcome{Already, Done}) || !slices.Equal(w.told(), story[2:]) {
+		t.Errorf("gone on: %+v, %v, %q\n%s", result, err, w.told(), said)
+	}
+}
+
 func TestAnImageThatDoesNotFitIsRefused(t *testing.T) {
 	w := newFleet(t)
 	for why, c := range map[string]struct {

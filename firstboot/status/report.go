@@ -46,6 +46,7 @@ type Report struct {
 	Format     int            `json:"format"`
 	State      State          `json:"state"`
 	Since      time.Time      `json:"since"`                  // of State
+	Start      string         `json:"start,omitempty"`        // the start of the machine, see node.Node.Start
 	BootSecs   float64        `json:"boot_seconds,omitempty"` // from power-on to the first time the node was ready
 	Role       string         `json:"role"`
 	Summary    string         `json:"summary"`

@@ -33,9 +33,10 @@ type Reset struct {
 }
 
 // Kept lists what a reset leaves of the state directories: who the node is, the seed that makes it
-// that again, and the record of what administrators did to it.
+// that again, the record of what administrators did to it, and the note that it is in maintenance, which
+// tells whoever asked for the reset that it is done.
 func Kept() []string {
-	return []string{"/var/lib/slipway/cluster", "/var/lib/slipway/seed", "/var/lib/slipway/audit.jsonl", "/var/lib/slipway/audit.jsonl.1"}
+	return []string{"/var/lib/slipway/cluster", "/var/lib/slipway/seed", "/var/lib/slipway/audit.jsonl", "/var/lib/slipway/audit.jsonl.1", "/var/lib/slipway/maintenance.json"}
 }
 
 // Facts is the record.

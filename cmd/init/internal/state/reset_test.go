@@ -22,7 +22,7 @@ func used(t *testing.T, asked string) (dir, lower string) {
 	must(t, Seed(filepath.Join(dir, "data"), lower, resetDirs))
 	for _, f := range []string{
 		"upper/v1/fs/etc/hand-made", "upper/v2/fs/etc/x", "data/var/lib/slipway/cluster/member.json", "data/var/lib/slipway/seed/seed.json",
-		"data/var/lib/slipway/state.json", "data/var/lib/slipway/audit.jsonl", "data/var/lib/app/mine", "data/home/ada/letter", "machine-id",
+		"data/var/lib/slipway/state.json", "data/var/lib/slipway/audit.jsonl", "data/var/lib/slipway/maintenance.json", "data/var/lib/app/mine", "data/home/ada/letter", "machine-id",
 	} {
 		must(t, os.MkdirAll(filepath.Join(dir, filepath.Dir(f)), 0o755))
 		must(t, os.WriteFile(filepath.Join(dir, f), []byte("mine"), 0o600))
@@ -51,8 +51,8 @@ func left(t *testing.T, dir string) string {
 }
 
 const (
-	kept   = "data/var/lib/slipway/audit.jsonl data/var/lib/slipway/cluster/member.json data/var/lib/slipway/seed/seed.json"
-	all    = "data/home/ada/letter data/var/lib/app/first data/var/lib/app/mine data/var/lib/slipway/audit.jsonl data/var/lib/slipway/cluster/member.json data/var/lib/slipway/seed/seed.json data/var/lib/slipway/state.json machine-id"
+	kept   = "data/var/lib/slipway/audit.jsonl data/var/lib/slipway/cluster/member.json data/var/lib/slipway/maintenance.json data/var/lib/slipway/seed/seed.json"
+	all    = "data/home/ada/letter data/var/lib/app/first data/var/lib/app/mine data/var/lib/slipway/audit.jsonl data/var/lib/slipway/cluster/member.json data/var/lib/slipway/maintenance.json data/var/lib/slipway/seed/seed.json data/var/lib/slipway/state.json machine-id"
 	uppers = " upper/v1/fs/etc/hand-made upper/v2/fs/etc/x"
 )
 
