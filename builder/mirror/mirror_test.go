@@ -534,7 +534,8 @@ func TestKeysRotateOverTheGap(t *testing.T) {
 	}
 	ls, err := store.Open(late)
 	must(t, err)
-	must(t, ls.Trust(young.Public()))
+	_, err = ls.Trust(young.Public(), false)
+	must(t, err)
 	ls.Close()
 	mustTake(t, late, full)
 }

@@ -24,7 +24,7 @@ Example:
 				fmt.Fprintf(c.App.Writer, "%s is a mirror already\n", dir)
 				return nil
 			}
-			s, err := openOrCreate(dir, c.String("key"))
+			s, _, err := openOrCreate(dir, c.String("key"), false)
 			if err != nil {
 				return err
 			}

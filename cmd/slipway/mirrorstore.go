@@ -41,6 +41,7 @@ Examples:
   slipway mirror import /media/cdrom`,
 		Flags: []cli.Flag{storeFlag(),
 			&cli.StringFlag{Name: "key", Usage: "`FILE` with the site's public key, for the first import or after a rotation that was missed"},
+			&cli.BoolFlag{Name: "trust-retired", Usage: "trust the key of --key even if a published bundle has retired it"},
 			&cli.BoolFlag{Name: "allow-older", Usage: "go back to an older bundle than the published one"},
 			&cli.BoolFlag{Name: "json", Usage: "print JSON"},
 		},
@@ -65,11 +66,14 @@ func mirrorImport(c *cli.Context) error {
 		}
 		dirs = append(dirs, found...)
 	}
-	s, err := openOrCreate(c.String("store"), c.String("key"))
+	s, retired, err := openOrCreate(c.String("store"), c.String("key"), c.Bool("trust-retired"))
 	if err != nil {
 		return err
 	}
 	defer s.Close()
+	for _, f := range retired {
+		b.log.Warnf("--key: the key %s was retired by a bundle that is published, and is left out", f)
+	}
 	imported, err := s.Import(c.Context, dirs, store.ImportOptions{AllowOlder: c.Bool("allow-older"), Progress: b.progress})
 	b.close()
 	if c.Bool("json") {
@@ -97,31 +101,31 @@ func numbers(list []int) string {
 	return strings.ReplaceAll(strings.Trim(fmt.Sprint(list), "[]"), " ", ", ")
 }
 
-// openOrCreate opens the store; with a key it makes one, or adds the key to those that are trusted.
-func openOrCreate(dir, keyFile string) (*store.Store, error) {
+// openOrCreate opens the store; with a key it makes one, or adds the key to those that are trusted. It returns the
+// keys that stay out since a bundle has retired them; again lets them in.
+func openOrCreate(dir, keyFile string, again bool) (s *store.Store, retired []string, err error) {
 	if keyFile == "" {
-		return store.Open(dir)
+		s, err = store.Open(dir)
+		return s, nil, err
 	}
 	keys, err := os.ReadFile(keyFile)
 	if err != nil {
-		return nil, fault.New(fault.Input, "reading the site's key: %w", err)
+		return nil, nil, fault.New(fault.Input, "reading the site's key: %w", err)
 	}
 	if !store.Exists(dir) {
-		s, err := store.Create(dir, keys)
-		if err != nil {
-			return nil, fault.New(fault.Of(err), "making a mirror in %s: %w", dir, err).WithMend("%s", fault.Mend(err))
+		if s, err = store.Create(dir, keys); err != nil {
+			return nil, nil, fault.New(fault.Of(err), "making a mirror in %s: %w", dir, err).WithMend("%s", fault.Mend(err))
 		}
-		return s, nil
+		return s, nil, nil
 	}
-	s, err := store.Open(dir)
-	if err != nil {
-		return nil, err
+	if s, err = store.Open(dir); err != nil {
+		return nil, nil, err
 	}
-	if err := s.Trust(keys); err != nil {
+	if retired, err = s.Trust(keys, again); err != nil {
 		s.Close()
-		return nil, err
+		return nil, nil, err
 	}
-	return s, nil
+	return s, retired, nil
 }
 
 func mirrorVerifyCommand() *cli.Command {

@@ -19,6 +19,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 
@@ -341,6 +342,11 @@ func (r Ring) Fingerprints() []string {
 		all = append(all, fingerprint(e))
 	}
 	return all
+}
+
+// Without is the ring without the keys of these fingerprints.
+func (r Ring) Without(fingerprints []string) Ring {
+	return slices.DeleteFunc(slices.Clone(r), func(e *openpgp.Entity) bool { return slices.Contains(fingerprints, fingerprint(e)) })
 }
 
 // Soon is how long before its end a key is warned of.

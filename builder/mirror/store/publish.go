@@ -68,8 +68,13 @@ func (s *Store) publish(ctx context.Context, c *catalog.Catalog) error {
 	if err := full(atomicfile.WriteBytes(filepath.Join(s.dir, trustName), 0o644, keys)); err != nil {
 		return err
 	}
-	s.ring = ring
-	s.state = state{Format: 1, Site: c.Site, Edition: c.Edition, Bundle: c.ID(), Date: c.Date}
+	next = state{Format: 1, Site: c.Site, Edition: c.Edition, Bundle: c.ID(), Date: c.Date, Keys: ring.Fingerprints(), Retired: s.state.Retired}
+	if c.Edition > s.state.Edition { // going back to an older bundle retires no key
+		retired := slices.DeleteFunc(slices.Concat(next.Retired, s.state.Keys), func(f string) bool { return slices.Contains(next.Keys, f) })
+		slices.Sort(retired)
+		next.Retired = slices.Compact(retired)
+	}
+	s.ring, s.state = ring.Without(next.Retired), next
 	return writeJSON(filepath.Join(s.dir, stateName), s.state)
 }
 

@@ -67,6 +67,10 @@ type state struct {
 	Edition int64     `json:"edition"`
 	Bundle  string    `json:"bundle"`
 	Date    time.Time `json:"date"`
+	// Keys are the fingerprints that the published bundle brought, Retired those that bundles before it brought and it
+	// does not: they stay out, whoever adds them.
+	Keys    []string `json:"keys,omitempty"`
+	Retired []string `json:"retired,omitempty"`
 	// Publishing is set while a bundle is being published: its catalog's name.
 	Publishing string `json:"publishing,omitempty"`
 }
@@ -175,13 +179,14 @@ func (s *Store) load() error {
 	if err != nil {
 		return err
 	}
-	if s.ring, err = sign.ParseRing(keys); err != nil {
+	ring, err := sign.ParseRing(keys)
+	if err != nil {
 		return bad(trustName, err)
 	}
 	s.state = state{Format: 1}
 	err = readJSON(filepath.Join(s.dir, stateName), &s.state)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil
+		err = nil
 	}
 	if err == nil && (s.state.Format != 1 || s.state.Edition < 0) {
 		err = fmt.Errorf("format %d, of which this slipway knows only 1", s.state.Format)
@@ -189,6 +194,7 @@ func (s *Store) load() error {
 	if err != nil {
 		return bad(stateName, err)
 	}
+	s.ring = ring.Without(s.state.Retired)
 	return nil
 }
 
@@ -254,23 +260,41 @@ func (s *Store) Status(now time.Time) Status {
 
 // Trust adds keys to those that volumes may be signed with. They must have come by a way that
 // the administrator trusts. The next bundle that is published brings the site's own list, which then counts alone.
-func (s *Store) Trust(keys []byte) error {
+//
+// Keys that a published bundle has retired are left out, and their fingerprints returned: a file of keys
+// outlives a rotation, and who stole the old key must not be let in by it. With again they are trusted anew.
+func (s *Store) Trust(keys []byte, again bool) (retired []string, err error) {
 	ring, err := sign.ParseRing(keys)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	known := s.ring.Fingerprints()
-	if !slices.ContainsFunc(ring.Fingerprints(), func(f string) bool { return !slices.Contains(known, f) }) {
-		return nil
+	known, fresh := s.ring.Fingerprints(), false
+	for _, f := range ring.Fingerprints() {
+		switch {
+		case slices.Contains(known, f):
+		case slices.Contains(s.state.Retired, f) && !again:
+			retired = append(retired, f)
+		default:
+			fresh = true
+		}
+	}
+	if !fresh {
+		return retired, nil
+	}
+	if again {
+		s.state.Retired = slices.DeleteFunc(s.state.Retired, func(f string) bool { return slices.Contains(ring.Fingerprints(), f) })
+		if err := writeJSON(filepath.Join(s.dir, stateName), s.state); err != nil {
+			return nil, err
+		}
 	}
 	old, err := os.ReadFile(filepath.Join(s.dir, trustName))
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if err := full(atomicfile.WriteBytes(filepath.Join(s.dir, trustName), 0o644, append(append(old, '\n'), keys...))); err != nil {
-		return err
+		return nil, err
 	}
-	return s.load()
+	return retired, s.load()
 }
 
 // Ring is the keys that the store trusts.

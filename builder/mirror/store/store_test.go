@@ -1,0 +1,236 @@
+package store_test
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/slipwayhq/slipway/builder/mirror/catalog"
+	"github.com/slipwayhq/slipway/builder/mirror/sign"
+	"github.com/slipwayhq/slipway/builder/mirror/store"
+	"github.com/slipwayhq/slipway/builder/mirror/volume"
+	"github.com/slipwayhq/slipway/internal/fault"
+)
+
+func TestMain(m *testing.M) {
+	// No test here cuts power, so none needs a real disk; flushing a busy one takes long.
+	var st syscall.Statfs_t
+	if syscall.Statfs("/dev/shm", &st) == nil && st.Bavail*uint64(st.Bsize) > 256<<20 {
+		os.Setenv("TMPDIR", "/dev/shm")
+	}
+	os.Exit(m.Run())
+}
+
+func must(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+var made = time.Date(2026, 11, 2, 10, 0, 0, 0, time.UTC)
+
+func newKey(t *testing.T) *sign.Key {
+	t.Helper()
+	k, err := sign.Generate("plant-7", made.Add(-time.Hour), 0)
+	must(t, err)
+	return k
+}
+
+// bundle is a bundle made by hand.
+type bundle struct {
+	site    string // plant-7 unless it is told
+	edition int64
+	signers []*sign.Key
+	keys    []*sign.Key // that it brings; nil: the signers
+	files   map[string]string
+	on      map[string][]int // volumes of a file's parts, which are as long as each other; {1} unless it is told
+	lacks   []string         // files that are on no volume
+}
+
+// date is when an edition was made.
+func date(edition int64) time.Time { return made.Add(time.Duration(edition) * time.Hour) }
+
+func sum(content string) string {
+	h := sha256.Sum256([]byte(content))
+	return hex.EncodeToString(h[:])
+}
+
+// write makes the bundle's volumes and returns their directories.
+func (b bundle) write(t *testing.T) []string {
+	t.Helper()
+	c := &catalog.Catalog{Site: "plant-7", Edition: b.edition, Date: date(b.edition), Volumes: 1}
+	if b.site != "" {
+		c.Site = b.site
+	}
+	keys := b.keys
+	if keys == nil {
+		keys = b.signers
+	}
+	files := maps.Clone(b.files)
+	if files == nil {
+		files = map[string]string{}
+	}
+	files["keys/site.asc"] = string(sign.Public(keys))
+	dir := t.TempDir()
+	seen := map[string]bool{}
+	for path, content := range files {
+		whole := sum(content)
+		c.Files = append(c.Files, catalog.File{Path: path, Size: int64(len(content)), SHA256: whole})
+		must(t, os.WriteFile(filepath.Join(dir, whole), []byte(content), 0o644))
+		if seen[whole] || slices.Contains(b.lacks, path) {
+			continue
+		}
+		seen[whole] = true
+		on := b.on[path]
+		if on == nil {
+			on = []int{1}
+		}
+		length := len(content) / len(on)
+		for i, volume := range on {
+			part := content[i*length : (i+1)*length]
+			c.Parts = append(c.Parts, catalog.Part{Volume: volume, SHA256: sum(part), Size: int64(length), File: whole, Offset: int64(i * length)})
+			c.Volumes = max(c.Volumes, volume)
+		}
+	}
+	var dirs []string
+	for n := 1; n <= c.Volumes; n++ {
+		to := filepath.Join(dir, volume.DirName(n))
+		must(t, volume.Write(t.Context(), to, c, n, b.signers, func(sum string) (string, error) { return filepath.Join(dir, sum), nil }, func(int64) {}))
+		dirs = append(dirs, to)
+	}
+	return dirs
+}
+
+// newStore makes an empty store that trusts the key.
+func newStore(t *testing.T, key *sign.Key) string {
+	t.Helper()
+	dir := filepath.Join(t.TempDir(), "store")
+	s, err := store.Create(dir, key.Public())
+	must(t, err)
+	s.Close()
+	return dir
+}
+
+// change opens a store and has do work with it.
+func change(t *testing.T, dir string, do func(*store.Store)) {
+	t.Helper()
+	s, err := store.Open(dir)
+	must(t, err)
+	defer s.Close()
+	do(s)
+}
+
+func take(t *testing.T, dir string, opts store.ImportOptions, volumes ...string) (r []store.Imported, err error) {
+	t.Helper()
+	change(t, dir, func(s *store.Store) { r, err = s.Import(context.Background(), volumes, opts) })
+	return r, err
+}
+
+// mustTake imports and wants the last bundle published.
+func mustTake(t *testing.T, dir string, volumes ...string) {
+	t.Helper()
+	r, err := take(t, dir, store.ImportOptions{}, volumes...)
+	must(t, err)
+	if len(r) == 0 || !r[len(r)-1].Published {
+		t.Fatalf("not published: %+v", r)
+	}
+}
+
+// flaws are what verify finds.
+func flaws(t *testing.T, dir string) []string {
+	t.Helper()
+	s, err := store.Read(dir)
+	must(t, err)
+	r, err := s.Verify(t.Context(), store.VerifyOptions{})
+	must(t, err)
+	var all []string
+	for _, f := range r.Wrong {
+		all = append(all, f.String())
+	}
+	return all
+}
+
+func trusted(t *testing.T, dir string) []string {
+	t.Helper()
+	s, err := store.Read(dir)
+	must(t, err)
+	return s.Ring().Fingerprints()
+}
+
+func TestAKeyThatABundleRetiredStaysOut(t *testing.T) {
+	old, young := newKey(t), newKey(t)
+	dir := newStore(t, old)
+	mustTake(t, dir, bundle{edition: 1, signers: []*sign.Key{old}}.write(t)...)
+	both := bundle{edition: 2, signers: []*sign.Key{old, young}}.write(t)
+	mustTake(t, dir, both...)
+	mustTake(t, dir, bundle{edition: 3, signers: []*sign.Key{young}}.write(t)...)
+
+	stolen := bundle{edition: 9, signers: []*sign.Key{old}}.write(t)
+	file := append(old.Public(), young.Public()...) // of the topology, which still names the old key
+	change(t, dir, func(s *store.Store) {
+		retired, err := s.Trust(file, false)
+		must(t, err)
+		if !slices.Equal(retired, []string{old.Fingerprint()}) {
+			t.Errorf("left out are %v, want %s", retired, old.Fingerprint())
+		}
+	})
+	if got := trusted(t, dir); !slices.Equal(got, []string{young.Fingerprint()}) {
+		t.Errorf("trusted are %v", got)
+	}
+	if _, err := take(t, dir, store.ImportOptions{}, stolen...); fault.Of(err) != fault.Integrity {
+		t.Errorf("a bundle under the retired key: %v", err)
+	}
+	if wrong := flaws(t, dir); len(wrong) > 0 {
+		t.Errorf("verify says %q", wrong)
+	}
+
+	// Neither does going back to a bundle of the time when both signed let it in.
+	_, err := take(t, dir, store.ImportOptions{AllowOlder: true}, both...)
+	must(t, err)
+	if got := trusted(t, dir); !slices.Equal(got, []string{young.Fingerprint()}) {
+		t.Errorf("after going back, trusted are %v", got)
+	}
+	mustTake(t, dir, bundle{edition: 4, signers: []*sign.Key{young}}.write(t)...)
+
+	// Whoever insists has it back.
+	change(t, dir, func(s *store.Store) {
+		retired, err := s.Trust(old.Public(), true)
+		must(t, err)
+		if len(retired) > 0 {
+			t.Errorf("left out are %v", retired)
+		}
+	})
+	mustTake(t, dir, stolen...)
+}
+
+// A key that was given by hand before a bundle brings it is not retired by bundles that do not know of it.
+func TestAKeyThatIsAheadOfItsBundleIsNotRetired(t *testing.T) {
+	old, young := newKey(t), newKey(t)
+	dir := newStore(t, old)
+	mustTake(t, dir, bundle{edition: 1, signers: []*sign.Key{old}}.write(t)...)
+	trust := func() {
+		change(t, dir, func(s *store.Store) {
+			retired, err := s.Trust(young.Public(), false)
+			must(t, err)
+			if len(retired) > 0 {
+				t.Errorf("left out are %v", retired)
+			}
+		})
+	}
+	trust()
+	mustTake(t, dir, bundle{edition: 2, signers: []*sign.Key{old}}.write(t)...)
+	trust()
+	mustTake(t, dir, bundle{edition: 3, signers: []*sign.Key{young}}.write(t)...)
+	if got := strings.Join(trusted(t, dir), " "); got != young.Fingerprint() {
+		t.Errorf("trusted are %s", got)
+	}
+}
