@@ -150,9 +150,14 @@ func (s *Server) content(w http.ResponseWriter, r *http.Request, name string) bo
 	if err != nil || !st.Mode().IsRegular() {
 		return false
 	}
-	// What a path names changes with its inode, even if the clock was set back between two bundles.
+	// What a path names changes with its inode and its time, and not always to a later one: a mirror can go back to an
+	// older bundle. apt only sends the time of its copy (RFC 9110, "If-Modified-Since"), so that one counts exactly.
 	if w.Header().Get("ETag") == "" {
 		w.Header().Set("ETag", etag(st))
+	}
+	if since := r.Header.Get("If-Modified-Since"); since != "" && since != st.ModTime().UTC().Format(http.TimeFormat) {
+		r = r.Clone(r.Context())
+		r.Header.Del("If-Modified-Since")
 	}
 	http.ServeContent(w, r, "", st.ModTime(), f)
 	return true

@@ -105,6 +105,13 @@ func TestFilesComeWholeInRangesAndOnlyWhenNew(t *testing.T) {
 	if next, body := ask(t, "GET", file, "If-None-Match", tag); next.StatusCode != 200 || body != "abcdefghij" {
 		t.Errorf("something new: %d %q", next.StatusCode, body)
 	}
+	// apt asks by time alone.
+	if next, body := ask(t, "GET", file, "If-Modified-Since", whole.Header.Get("Last-Modified")); next.StatusCode != 200 || body != "abcdefghij" {
+		t.Errorf("something new, by its time: %d %q", next.StatusCode, body)
+	}
+	if same, _ := ask(t, "GET", file, "If-Modified-Since", "Thu, 01 Jan 1970 00:00:01 GMT"); same.StatusCode != 304 {
+		t.Errorf("nothing new, by its time: %d", same.StatusCode)
+	}
 }
 
 func TestNothingButThePublishedTreeIsServed(t *testing.T) {

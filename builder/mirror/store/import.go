@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"time"
 
 	"github.com/slipwayhq/slipway/builder/mirror/catalog"
 	"github.com/slipwayhq/slipway/builder/mirror/volume"
@@ -205,10 +206,19 @@ func (s *Store) copyIn(ctx context.Context, v *volume.Volume, p catalog.Part, ta
 	if err := v.Copy(ctx, &counted{w: f, task: task}, volume.Sum{SHA256: p.SHA256, Size: p.Size}); err != nil {
 		return full(err)
 	}
-	if err := f.Chmod(0o444); err != nil {
+	if err := seal(f, v.Date); err != nil {
 		return err
 	}
 	return full(f.Close())
+}
+
+// seal ends the writing of a file. It bears the date of its bundle, since a client asks for what is newer than its
+// copy, and by the clock of this machine a later bundle may seem older.
+func seal(f *os.File, date time.Time) error {
+	if err := f.Chmod(0o444); err != nil {
+		return err
+	}
+	return os.Chtimes(f.Name(), date, date)
 }
 
 type counted struct {
@@ -259,7 +269,7 @@ func (s *Store) assemble(ctx context.Context, c *catalog.Catalog) error {
 		if slices.ContainsFunc(parts, func(p catalog.Part) bool { return !has(s.part(p.SHA256), p.Size) }) {
 			continue
 		}
-		if err := s.join(ctx, file, parts); err != nil {
+		if err := s.join(ctx, c, file, parts); err != nil {
 			return err
 		}
 	}
@@ -267,7 +277,7 @@ func (s *Store) assemble(ctx context.Context, c *catalog.Catalog) error {
 }
 
 // join makes one file of its parts and removes them.
-func (s *Store) join(ctx context.Context, file string, parts []catalog.Part) (err error) {
+func (s *Store) join(ctx context.Context, c *catalog.Catalog, file string, parts []catalog.Part) (err error) {
 	path := s.incoming(file)
 	out, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o644)
 	if err != nil {
@@ -298,7 +308,7 @@ func (s *Store) join(ctx context.Context, file string, parts []catalog.Part) (er
 		return fault.New(fault.Integrity, "the parts of %s make a file with SHA-256 %s; they were removed", file, got).
 			WithMend("import the volumes of this bundle again; if it happens again, check the disk")
 	}
-	if err := out.Chmod(0o444); err != nil {
+	if err := seal(out, c.Date); err != nil {
 		return err
 	}
 	if err := out.Sync(); err != nil {

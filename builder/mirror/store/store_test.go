@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"fmt"
 	"maps"
 	"os"
 	"path/filepath"
@@ -232,5 +233,22 @@ func TestAKeyThatIsAheadOfItsBundleIsNotRetired(t *testing.T) {
 	mustTake(t, dir, bundle{edition: 3, signers: []*sign.Key{young}}.write(t)...)
 	if got := strings.Join(trusted(t, dir), " "); got != young.Fingerprint() {
 		t.Errorf("trusted are %s", got)
+	}
+}
+
+func TestPublishedFilesBearTheDateOfTheirBundle(t *testing.T) {
+	key := newKey(t)
+	dir := newStore(t, key)
+	for n := int64(1); n <= 2; n++ {
+		release := fmt.Sprint("edition ", n)
+		mustTake(t, dir, bundle{edition: n, signers: []*sign.Key{key}, files: map[string]string{"debian/dists/a/InRelease": release, "slipway/cut": release + release},
+			on: map[string][]int{"slipway/cut": {1, 2}}}.write(t)...)
+		for _, name := range []string{"debian/dists/a/InRelease", "slipway/cut"} {
+			st, err := os.Stat(filepath.Join(dir, "public", name))
+			must(t, err)
+			if !st.ModTime().Equal(date(n)) {
+				t.Errorf("%s of edition %d, made %s, bears %s", name, n, date(n), st.ModTime().UTC())
+			}
+		}
 	}
 }
