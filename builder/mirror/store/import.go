@@ -43,7 +43,8 @@ type Imported struct {
 // Import takes volumes in, in any order, one at a time or together. Whatever of them is whole is kept, and when a
 // bundle is complete it is published. Importing a volume again is harmless: it is how damage is mended. An error
 // tells what is wrong; Imported is valid beside it if it is not nil.
-func (s *Store) Import(ctx context.Context, dirs []string, opts ImportOptions) ([]Imported, error) {
+func (s *Store) Import(ctx context.Context, dirs []string, opts ImportOptions) (_ []Imported, err error) {
+	defer func() { err = full(err) }()
 	if opts.Progress == nil {
 		opts.Progress = progress.None
 	}

@@ -139,8 +139,8 @@ type Removed struct {
 
 // GC removes what neither the published bundle needs nor one of the keep bundles before it, and
 // what was begun of older ones. Bundles that are newer than the published one, and not complete yet, stay.
-func (s *Store) GC(ctx context.Context, keep int, dryRun bool) (Removed, error) {
-	var r Removed
+func (s *Store) GC(ctx context.Context, keep int, dryRun bool) (r Removed, err error) {
+	defer func() { err = full(err) }()
 	if s.state.Publishing != "" {
 		return r, fault.New(fault.Failed, "a bundle is half published").WithMend("import any volume of it again first")
 	}

@@ -26,10 +26,13 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"os/user"
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -80,8 +83,13 @@ type identity struct {
 	Store  string `json:"store"`
 }
 
-// Create makes a store in dir that trusts the keys.
+// Create makes a store in dir that trusts the keys. Root does not do so in another user's directory.
 func Create(dir string, keys []byte) (*Store, error) {
+	if os.Geteuid() == 0 {
+		if err := owned(dir, dir); err != nil {
+			return nil, err
+		}
+	}
 	if _, err := sign.ParseRing(keys); err != nil {
 		return nil, err
 	}
@@ -90,7 +98,7 @@ func Create(dir string, keys []byte) (*Store, error) {
 			return nil, err
 		}
 	}
-	if err := atomicfile.WriteBytes(filepath.Join(dir, trustName), 0o644, keys); err != nil {
+	if err := full(atomicfile.WriteBytes(filepath.Join(dir, trustName), 0o644, keys)); err != nil {
 		return nil, err
 	}
 	var id [16]byte
@@ -112,7 +120,7 @@ func makeDir(dir string) error {
 	if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
 		return full(err)
 	}
-	return os.Chmod(dir, 0o755)
+	return full(os.Chmod(dir, 0o755))
 }
 
 func makeParent(dir string) error {
@@ -128,14 +136,39 @@ func Exists(dir string) bool {
 	return err == nil
 }
 
-// Open opens a store for commands that change it, and keeps others from it until Close.
+// owned refuses a user other than the one whose path is: what root wrote, the owner could not go on with.
+func owned(dir, path string) error {
+	st, err := os.Stat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return full(err)
+	}
+	sys, ok := st.Sys().(*syscall.Stat_t)
+	if !ok || int(sys.Uid) == os.Geteuid() {
+		return nil
+	}
+	name := fmt.Sprintf("'#%d'", sys.Uid)
+	if u, err := user.LookupId(strconv.Itoa(int(sys.Uid))); err == nil {
+		name = u.Username
+	}
+	return fault.New(fault.Usage, "the mirror in %s belongs to the user %s, and what another one writes there the service could not read or replace", dir, name).
+		WithMend("run it as %s: sudo -u %s slipway …", name, name)
+}
+
+// Open opens a store for commands that change it, and keeps others from it until Close. Only the store's owner
+// may change it.
 func Open(dir string) (*Store, error) {
 	s, err := Read(dir)
 	if err != nil {
 		return nil, err
 	}
-	if s.lock, err = os.OpenFile(filepath.Join(dir, "lock"), os.O_RDWR|os.O_CREATE, 0o600); err != nil {
+	if err := owned(dir, filepath.Join(dir, storeName)); err != nil {
 		return nil, err
+	}
+	if s.lock, err = os.OpenFile(filepath.Join(dir, "lock"), os.O_RDWR|os.O_CREATE, 0o600); err != nil {
+		return nil, full(err)
 	}
 	if err := unix.Flock(int(s.lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		s.lock.Close()
@@ -150,9 +183,11 @@ func Open(dir string) (*Store, error) {
 
 // Read opens a store to look at.
 func Read(dir string) (*Store, error) {
-	if !Exists(dir) {
+	if _, err := os.Lstat(filepath.Join(dir, storeName)); errors.Is(err, fs.ErrNotExist) {
 		return nil, fault.New(fault.Usage, "there is no mirror in %s", dir).
 			WithMend("make one by importing a first volume: `slipway mirror import --key SITE.asc --store DIR VOLUME…`")
+	} else if err != nil {
+		return nil, full(err)
 	}
 	abs, err := filepath.Abs(dir)
 	if err != nil {
@@ -164,6 +199,9 @@ func Read(dir string) (*Store, error) {
 
 func (s *Store) load() error {
 	bad := func(name string, err error) error {
+		if errors.Is(err, fs.ErrPermission) {
+			return full(err)
+		}
 		return fault.New(fault.Integrity, "%s: %w", filepath.Join(s.dir, name), err).
 			WithMend("the mirror's own records are damaged: make a new one in an empty directory and import the last full bundle and those after it")
 	}
@@ -177,7 +215,7 @@ func (s *Store) load() error {
 	s.id = id.Store
 	keys, err := os.ReadFile(filepath.Join(s.dir, trustName))
 	if err != nil {
-		return err
+		return full(err)
 	}
 	ring, err := sign.ParseRing(keys)
 	if err != nil {
@@ -264,6 +302,7 @@ func (s *Store) Status(now time.Time) Status {
 // Keys that a published bundle has retired are left out, and their fingerprints returned: a file of keys
 // outlives a rotation, and who stole the old key must not be let in by it. With again they are trusted anew.
 func (s *Store) Trust(keys []byte, again bool) (retired []string, err error) {
+	defer func() { err = full(err) }()
 	ring, err := sign.ParseRing(keys)
 	if err != nil {
 		return nil, err
@@ -358,7 +397,8 @@ func has(path string, size int64) bool {
 }
 
 // Receipt is what the other side is told: all files that are here, whole.
-func (s *Store) Receipt(now time.Time) (*receipt.Receipt, error) {
+func (s *Store) Receipt(now time.Time) (_ *receipt.Receipt, err error) {
+	defer func() { err = full(err) }()
 	all, err := s.catalogs()
 	if err != nil {
 		return nil, err
@@ -388,10 +428,17 @@ func (s *Store) sync() error {
 	return nil
 }
 
-// full gives a full disk its class and advice.
+// full gives an error of the store's file system its class and advice: a full disk, one that may not be written.
+// An error that has a class keeps it.
 func full(err error) error {
-	if fault.Of(cache.Classify(err)) == fault.Space {
+	switch {
+	case err == nil || fault.Of(err) != fault.Internal && fault.Of(err) != fault.Space:
+	case fault.Of(cache.Classify(err)) == fault.Space:
 		return fault.New(fault.Space, "%w", err).WithMend("free some room (`slipway mirror gc`), then run the same command again: it goes on where it stopped")
+	case errors.Is(err, unix.EROFS):
+		return fault.New(fault.Missing, "the mirror's file system is read-only: %w", err).WithMend("if that came by itself, check the disk (journalctl -k); then mount it so that it can be written")
+	case errors.Is(err, fs.ErrPermission):
+		return fault.New(fault.Usage, "%w", err).WithMend("run it as the user to whom the mirror's directory belongs, and see that all in it is that user's")
 	}
 	return err
 }

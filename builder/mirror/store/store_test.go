@@ -4,15 +4,22 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"os"
+	"os/user"
 	"path/filepath"
+	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/slipwayhq/slipway/builder/mirror/catalog"
 	"github.com/slipwayhq/slipway/builder/mirror/sign"
@@ -251,4 +258,72 @@ func TestPublishedFilesBearTheDateOfTheirBundle(t *testing.T) {
 			}
 		}
 	}
+}
+
+func TestOnlyTheOwnerChangesAStore(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Log("only root can have a store of another user")
+		return
+	}
+	key := newKey(t)
+	dir := newStore(t, key)
+	mustTake(t, dir, bundle{edition: 1, signers: []*sign.Key{key}}.write(t)...)
+	u, err := user.Lookup("nobody")
+	must(t, err)
+	uid, err := strconv.Atoi(u.Uid)
+	must(t, err)
+	must(t, filepath.WalkDir(dir, func(p string, _ fs.DirEntry, err error) error { return errors.Join(err, os.Chown(p, uid, 0)) }))
+	if _, err := store.Open(dir); fault.Of(err) != fault.Usage || !strings.Contains(fault.Mend(err), "sudo -u nobody slipway") {
+		t.Errorf("root may write there: %v, %q", err, fault.Mend(err))
+	}
+	if wrong := flaws(t, dir); len(wrong) > 0 {
+		t.Errorf("root may not look: %q", wrong)
+	}
+	s, err := store.Read(dir)
+	must(t, err)
+	if _, err := s.Receipt(made); err != nil {
+		t.Errorf("root may not write a receipt: %v", err)
+	}
+	empty := t.TempDir()
+	must(t, os.Chown(empty, uid, 0))
+	if _, err := store.Create(empty, key.Public()); fault.Of(err) != fault.Usage {
+		t.Errorf("root makes a store in another user's directory: %v", err)
+	}
+	if left, _ := os.ReadDir(empty); len(left) > 0 {
+		t.Errorf("it left %v", left)
+	}
+}
+
+func TestAStoreThatMayNotBeWrittenSaysSo(t *testing.T) {
+	key := newKey(t)
+	dir := newStore(t, key)
+	volumes := bundle{edition: 1, signers: []*sign.Key{key}}.write(t)
+	s, err := store.Open(dir)
+	must(t, err)
+	defer s.Close()
+	refused := func(why string, class fault.Class) {
+		t.Helper()
+		if _, err := s.Import(t.Context(), volumes, store.ImportOptions{}); fault.Of(err) != class || fault.Mend(err) == "" {
+			t.Errorf("%s: %v (%s), %q", why, err, fault.Of(err), fault.Mend(err))
+		}
+	}
+	if os.Geteuid() != 0 {
+		must(t, os.Chmod(filepath.Join(dir, "catalogs"), 0o555))
+		refused("a directory without permission", fault.Usage)
+		return
+	}
+	// Root is stopped by no permission; this thread gives that up for its access to files (setfsuid(2)).
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	must(t, unix.Setfsuid(65534))
+	refused("a directory without permission", fault.Usage)
+	must(t, unix.Setfsuid(0))
+	must(t, unix.Mount(dir, dir, "", unix.MS_BIND, ""))
+	defer unix.Unmount(dir, unix.MNT_DETACH)
+	must(t, unix.Mount("", dir, "", unix.MS_BIND|unix.MS_REMOUNT|unix.MS_RDONLY, ""))
+	s.Close()
+	if s, err = store.Read(dir); err == nil {
+		refused("a file system that is read-only", fault.Missing)
+	}
+	must(t, err)
 }

@@ -91,7 +91,8 @@ type verifier struct {
 // Verify reads everything that the mirror publishes and checks it: each file against the
 // signed catalog, the tree against the files, the site's key → InRelease → index → package, upstream's
 // key → InRelease → index → package, and the digests of the OCI layout.
-func (s *Store) Verify(ctx context.Context, opts VerifyOptions) (*Report, error) {
+func (s *Store) Verify(ctx context.Context, opts VerifyOptions) (_ *Report, err error) {
+	defer func() { err = full(err) }()
 	if opts.Progress == nil {
 		opts.Progress = progress.None
 	}
