@@ -111,7 +111,7 @@ func TestHostileAndBrokenVolumesAreRefused(t *testing.T) {
 		return found[0]
 	}
 	replace := func(p string, with func(p string) error) error {
-		if err := os.Remove(p); err != nil {
+		if err := os.RemoveAll(p); err != nil {
 			return err
 		}
 		return with(p)
@@ -131,6 +131,15 @@ func TestHostileAndBrokenVolumesAreRefused(t *testing.T) {
 			return replace(part(d), func(p string) error { return syscall.Mkfifo(p, 0o644) })
 		},
 		"a folder for a part": func(d string) error { return replace(part(d), func(p string) error { return os.Mkdir(p, 0o755) }) },
+		"a file for a directory of parts": func(d string) error {
+			return replace(filepath.Dir(part(d)), func(p string) error { return os.WriteFile(p, nil, 0o644) })
+		},
+		"a link for a directory of parts": func(d string) error {
+			return replace(filepath.Dir(part(d)), func(p string) error { return os.Symlink(filepath.Dir(secret), p) })
+		},
+		"links in a circle": func(d string) error {
+			return replace(filepath.Dir(part(d)), func(p string) error { return os.Symlink(filepath.Base(p), p) })
+		},
 		"a link for the manifest": func(d string) error {
 			return replace(filepath.Join(d, "VOLUME"), func(p string) error { return os.Symlink(secret, p) })
 		},

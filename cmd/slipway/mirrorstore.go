@@ -74,7 +74,7 @@ func mirrorImport(c *cli.Context) error {
 	for _, f := range retired {
 		b.log.Warnf("--key: the key %s was retired by a bundle that is published, and is left out", f)
 	}
-	imported, err := s.Import(c.Context, dirs, store.ImportOptions{AllowOlder: c.Bool("allow-older"), Progress: b.progress})
+	imported, err := s.Import(c.Context, dirs, store.ImportOptions{AllowOlder: c.Bool("allow-older"), Progress: b.progress, Notice: func(text string) { b.log.Warn(text) }})
 	b.close()
 	if c.Bool("json") {
 		if imported == nil {

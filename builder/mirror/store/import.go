@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -26,6 +27,7 @@ const batch = 512 << 20
 type ImportOptions struct {
 	AllowOlder bool // take a bundle with a lower number than the published one
 	Progress   progress.Reporter
+	Notice     func(string) // is told of volumes that were passed over; nil: nobody
 }
 
 // Imported tells what Import did.
@@ -42,7 +44,8 @@ type Imported struct {
 
 // Import takes volumes in, in any order, one at a time or together. Whatever of them is whole is kept, and when a
 // bundle is complete it is published. Importing a volume again is harmless: it is how damage is mended. An error
-// tells what is wrong; Imported is valid beside it if it is not nil.
+// tells what is wrong; Imported is valid beside it if it is not nil. A volume that cannot be taken keeps none of the
+// others out; what is wrong with the store itself ends the import.
 func (s *Store) Import(ctx context.Context, dirs []string, opts ImportOptions) (_ []Imported, err error) {
 	defer func() { err = full(err) }()
 	if opts.Progress == nil {
@@ -57,35 +60,57 @@ func (s *Store) Import(ctx context.Context, dirs []string, opts ImportOptions) (
 			v.Close()
 		}
 	}()
+	var wrong []error
 	for _, dir := range dirs {
 		v, err := volume.Open(dir, s.ring)
 		if err != nil {
-			return nil, err
+			wrong = append(wrong, err)
+			continue
 		}
 		volumes = append(volumes, v)
-		if err := s.admit(v, opts); err != nil {
-			return nil, err
-		}
 	}
 	slices.SortStableFunc(volumes, func(a, b *volume.Volume) int {
 		return cmp.Or(cmp.Compare(a.Edition, b.Edition), cmp.Compare(a.Bundle, b.Bundle), cmp.Compare(a.Volume, b.Volume))
 	})
 	var all []Imported
-	for len(volumes) > 0 {
+	for rest := s.wanted(volumes, opts); len(rest) > 0; {
 		n := 1
-		for n < len(volumes) && volumes[n].Bundle == volumes[0].Bundle {
+		for n < len(rest) && rest[n].Bundle == rest[0].Bundle {
 			n++
 		}
-		one, err := s.bundle(ctx, volumes[:n], opts)
-		if one != nil {
-			all = append(all, *one)
+		err := s.admit(rest[0], opts)
+		if err == nil {
+			var one *Imported
+			one, err = s.bundle(ctx, rest[:n], opts)
+			if one != nil {
+				all = append(all, *one)
+			}
+		}
+		if class := fault.Of(err); err != nil && class != fault.Integrity && class != fault.Input {
+			return all, errors.Join(append([]error{err}, wrong...)...)
 		}
 		if err != nil {
-			return all, err
+			wrong = append(wrong, err)
 		}
-		volumes = volumes[n:]
+		rest = rest[n:]
 	}
-	return all, nil
+	return all, errors.Join(wrong...)
+}
+
+// wanted are the volumes without those of superseded bundles, if there are others: an old disc that was left in a drive is
+// nothing to stop at.
+func (s *Store) wanted(volumes []*volume.Volume, opts ImportOptions) []*volume.Volume {
+	old := func(v *volume.Volume) bool { return v.Site == s.state.Site && v.Edition < s.state.Edition }
+	fresh := func(v *volume.Volume) bool { return v.Site == s.state.Site && v.Edition >= s.state.Edition }
+	if opts.AllowOlder || !slices.ContainsFunc(volumes, fresh) {
+		return volumes
+	}
+	return slices.DeleteFunc(slices.Clone(volumes), func(v *volume.Volume) bool {
+		if old(v) && opts.Notice != nil {
+			opts.Notice(fmt.Sprintf("%s holds %s, which is older than what is published; it is passed over", v.Dir, v.Name()))
+		}
+		return old(v)
+	})
 }
 
 // admit refuses a volume that must not change what is published.

@@ -327,3 +327,89 @@ func TestAStoreThatMayNotBeWrittenSaysSo(t *testing.T) {
 	}
 	must(t, err)
 }
+
+func TestWhateverAMediumFailsWithTheRestOfItIsTaken(t *testing.T) {
+	key := newKey(t)
+	files := map[string]string{"a": "one", "b": "two", "c": "three"}
+	at := func(dir, file string) string { return filepath.Join(dir, volume.PartPath(sum(files[file]))) }
+	for name, harm := range map[string]func(dir string) error{
+		"a file for a directory": func(dir string) error {
+			up := filepath.Dir(at(dir, "b"))
+			return errors.Join(os.RemoveAll(up), os.WriteFile(up, nil, 0o644))
+		},
+		"a link out of the medium": func(dir string) error {
+			up := filepath.Dir(at(dir, "b"))
+			return errors.Join(os.Rename(up, filepath.Join(dir, "..", "elsewhere")), os.Symlink("../../elsewhere", up))
+		},
+		"a link to itself": func(dir string) error {
+			up := filepath.Dir(at(dir, "b"))
+			return errors.Join(os.RemoveAll(up), os.Symlink(filepath.Base(up), up))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := newStore(t, key)
+			b := bundle{edition: 1, signers: []*sign.Key{key}, files: files}
+			broken := b.write(t)
+			must(t, harm(broken[0]))
+			r, err := take(t, dir, store.ImportOptions{}, broken...)
+			if fault.Of(err) != fault.Integrity || len(r) != 1 || r[0].Published || len(r[0].Damaged) != 1 || !strings.Contains(r[0].Damaged[0], volume.PartPath(sum("two"))) {
+				t.Fatalf("%v (%s), %+v", err, fault.Of(err), r)
+			}
+			for file, want := range map[string]bool{"a": true, "b": false, "c": true} {
+				hash := sum(files[file])
+				if _, err := os.Stat(filepath.Join(dir, "blobs", hash[:2], hash)); (err == nil) != want {
+					t.Errorf("%s is taken: %v, want %v", file, err == nil, want)
+				}
+			}
+			mustTake(t, dir, b.write(t)...)
+		})
+	}
+}
+
+func TestAVolumeThatIsOfNoUseKeepsNoOtherOut(t *testing.T) {
+	key, stranger := newKey(t), newKey(t)
+	dir := newStore(t, key)
+	mine := []*sign.Key{key}
+	first := bundle{edition: 1, signers: mine}.write(t)
+	mustTake(t, dir, first...)
+	mustTake(t, dir, bundle{edition: 2, signers: mine}.write(t)...)
+	third := bundle{edition: 3, signers: mine}.write(t)
+	foreign := bundle{edition: 7, signers: []*sign.Key{stranger}}.write(t)
+	elsewhere := bundle{site: "plant-8", edition: 9, signers: mine}.write(t)
+	other := bundle{edition: 2, signers: mine, files: map[string]string{"a": "another"}}.write(t)
+
+	// An old disc alone is refused; beside a newer one it is passed over.
+	if _, err := take(t, dir, store.ImportOptions{}, first...); fault.Of(err) != fault.Input || !strings.Contains(fault.Mend(err), "--allow-older") {
+		t.Errorf("an old disc: %v", err)
+	}
+	var notices []string
+	opts := store.ImportOptions{Notice: func(text string) { notices = append(notices, text) }}
+	r, err := take(t, dir, opts, slices.Concat(first, third)...)
+	if err != nil || len(r) != 1 || r[0].Edition != 3 || !r[0].Published {
+		t.Errorf("an old disc and a new one: %v, %+v", err, r)
+	}
+	if len(notices) != 1 || !strings.Contains(notices[0], first[0]+" holds volume 1 of 1, edition 1") {
+		t.Errorf("told are %q", notices)
+	}
+
+	fourth := bundle{edition: 4, signers: mine}.write(t)
+	r, err = take(t, dir, opts, slices.Concat(foreign, elsewhere, other, []string{t.TempDir()}, fourth)...)
+	if len(r) != 1 || r[0].Edition != 4 || !r[0].Published {
+		t.Errorf("what is right among what is wrong: %+v", r)
+	}
+	for _, want := range []string{foreign[0], "plant-8", "holds no volume"} {
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("the error names no %q: %v", want, err)
+		}
+	}
+	if fault.Of(err) != fault.Integrity {
+		t.Errorf("class %s", fault.Of(err))
+	}
+
+	// Of two bundles of one number only the first that comes is taken.
+	twins := slices.Concat(bundle{edition: 5, signers: mine, files: map[string]string{"a": "x"}}.write(t), bundle{edition: 5, signers: mine, files: map[string]string{"a": "y"}}.write(t))
+	r, err = take(t, dir, opts, twins...)
+	if len(r) != 1 || !r[0].Published || fault.Of(err) != fault.Input || !strings.Contains(err.Error(), "one number") {
+		t.Errorf("two bundles of one number: %v, %+v", err, r)
+	}
+}

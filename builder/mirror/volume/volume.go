@@ -253,17 +253,22 @@ func (v *Volume) Close() error { return v.root.Close() }
 
 // open opens a regular file of the volume; links, devices and pipes are refused, so
 // that no medium can make us read elsewhere or wait for ever.
+//
+// A file that is not there is fs.ErrNotExist; whatever else is wrong is of class Integrity.
 func (v *Volume) open(name string) (*os.File, int64, error) {
 	st, err := v.root.Lstat(name)
-	if err != nil {
+	if errors.Is(err, fs.ErrNotExist) {
 		return nil, 0, err
+	}
+	if err != nil {
+		return nil, 0, unreadable(v.Dir, name, err)
 	}
 	if !st.Mode().IsRegular() {
 		return nil, 0, fault.New(fault.Integrity, "%s/%s is not a regular file (%s)", v.Dir, name, st.Mode().Type()).WithMend(Bring)
 	}
 	f, err := v.root.OpenFile(name, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
 	if err != nil {
-		return nil, 0, err
+		return nil, 0, unreadable(v.Dir, name, err)
 	}
 	if st, err = f.Stat(); err != nil || !st.Mode().IsRegular() {
 		f.Close()
@@ -290,6 +295,9 @@ func (v *Volume) read(name string, limit int64) ([]byte, error) {
 
 // unreadable is for media that fail while they are read.
 func unreadable(dir, name string, err error) error {
+	if errors.Is(err, fs.ErrPermission) {
+		return fault.New(fault.Integrity, "%s/%s may not be read: %w", dir, name, err).WithMend("let all users read the volume's files and directories")
+	}
 	return fault.New(fault.Integrity, "%s/%s cannot be read: %w", dir, name, err).WithMend(Bring)
 }
 
