@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"strings"
 	"time"
 
 	"github.com/ProtonMail/go-crypto/openpgp"
@@ -83,22 +82,18 @@ func mirrorImport(c *cli.Context) error {
 		return errors.Join(err, printJSON(c, imported))
 	}
 	for _, r := range imported {
-		fmt.Fprintf(c.App.Writer, "%s, edition %d: volumes %s read, %s copied\n", r.Site, r.Edition, numbers(r.Volumes), progress.Size(r.Copied))
+		fmt.Fprintf(c.App.Writer, "%s, edition %d: volumes %s read, %s copied\n", r.Site, r.Edition, store.Numbers(r.Volumes), progress.Size(r.Copied))
 		switch {
 		case r.Published:
 			fmt.Fprintln(c.App.Writer, "complete and published; carry the receipt back: slipway mirror receipt")
 		case len(r.Missing) > 0:
-			fmt.Fprintf(c.App.Writer, "still to come: volume %s\n", numbers(r.Missing))
+			fmt.Fprintf(c.App.Writer, "still to come: volume %s\n", store.Numbers(r.Missing))
 		}
 		for _, d := range r.Damaged {
 			fmt.Fprintln(c.App.Writer, "damaged: "+d)
 		}
 	}
 	return err
-}
-
-func numbers(list []int) string {
-	return strings.ReplaceAll(strings.Trim(fmt.Sprint(list), "[]"), " ", ", ")
 }
 
 // openOrCreate opens the store; with a key it makes one, or adds the key to those that are trusted. It returns the

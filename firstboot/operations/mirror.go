@@ -3,7 +3,6 @@ package operations
 import (
 	"context"
 	"fmt"
-	"strings"
 
 	"github.com/slipwayhq/slipway/builder/mirror/store"
 	"github.com/slipwayhq/slipway/firstboot/overview"
@@ -44,5 +43,5 @@ func became(i store.Imported) string {
 	if i.Published {
 		return what + " is complete and published"
 	}
-	return fmt.Sprintf("%s is not complete; still to come: volume %s", what, strings.ReplaceAll(strings.Trim(fmt.Sprint(i.Missing), "[]"), " ", ", "))
+	return fmt.Sprintf("%s is not complete; still to come: volume %s", what, store.Numbers(i.Missing))
 }

@@ -25,8 +25,8 @@ func TestMediaAreTakenInByTheMirrorAlone(t *testing.T) {
 
 func TestWhatBecameOfABundleIsToldInWords(t *testing.T) {
 	for want, i := range map[string]store.Imported{
-		"edition 3 of plant-7 is complete and published":                   {Site: "plant-7", Edition: 3, Published: true, Missing: []int{}},
-		"edition 3 of plant-7 is not complete; still to come: volume 1, 4": {Site: "plant-7", Edition: 3, Missing: []int{1, 4}},
+		"edition 3 of plant-7 is complete and published":                      {Site: "plant-7", Edition: 3, Published: true, Missing: []int{}},
+		"edition 3 of plant-7 is not complete; still to come: volume 1 and 4": {Site: "plant-7", Edition: 3, Missing: []int{1, 4}},
 	} {
 		if got := became(i); got != want {
 			t.Errorf("%q, want %q", got, want)

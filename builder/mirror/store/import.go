@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/slipwayhq/slipway/builder/mirror/catalog"
@@ -142,6 +143,7 @@ func (s *Store) bundle(ctx context.Context, volumes []*volume.Volume, opts Impor
 		}
 	}
 	var firstDamage error
+	var damaged []int // volumes
 	for _, v := range volumes {
 		wrong, err := s.take(ctx, v, r, opts.Progress)
 		if err != nil {
@@ -150,6 +152,9 @@ func (s *Store) bundle(ctx context.Context, volumes []*volume.Volume, opts Impor
 		for _, w := range wrong {
 			firstDamage = cmp.Or(firstDamage, w)
 			r.Damaged = append(r.Damaged, w.Error())
+		}
+		if len(wrong) > 0 {
+			damaged = append(damaged, v.Volume)
 		}
 		r.Volumes = append(r.Volumes, v.Volume)
 	}
@@ -163,7 +168,8 @@ func (s *Store) bundle(ctx context.Context, volumes []*volume.Volume, opts Impor
 	r.Missing = lacking
 	switch {
 	case firstDamage != nil:
-		return r, fault.New(fault.Integrity, "%d files of the volumes are damaged; whatever is whole was taken:\n  %w", len(r.Damaged), firstDamage).WithMend(volume.Bring)
+		return r, fault.New(fault.Integrity, "%d files of volume %s of edition %d are damaged; whatever is whole was taken:\n  %w", len(r.Damaged), Numbers(damaged), c.Edition, firstDamage).
+			WithMend("bring volume %s again: copy it anew from the side that made it, onto another medium", Numbers(damaged))
 	case len(lacking) > 0:
 		return r, nil
 	}
@@ -172,6 +178,15 @@ func (s *Store) bundle(ctx context.Context, volumes []*volume.Volume, opts Impor
 	}
 	r.Published = true
 	return r, nil
+}
+
+// Numbers words a list of volumes: 1, 2 and 4.
+func Numbers(volumes []int) string {
+	text := strings.ReplaceAll(strings.Trim(fmt.Sprint(volumes), "[]"), " ", ", ")
+	if at := strings.LastIndex(text, ", "); at >= 0 {
+		text = text[:at] + " and" + text[at+1:]
+	}
+	return text
 }
 
 // take copies what the store lacks of a volume. Damaged parts are returned and left out.

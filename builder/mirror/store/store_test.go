@@ -361,6 +361,9 @@ func TestWhateverAMediumFailsWithTheRestOfItIsTaken(t *testing.T) {
 					t.Errorf("%s is taken: %v, want %v", file, err == nil, want)
 				}
 			}
+			if !strings.Contains(err.Error(), "1 files of volume 1 of edition 1 are damaged") || !strings.HasPrefix(fault.Mend(err), "bring volume 1 again") {
+				t.Errorf("it does not say which volume: %v, %q", err, fault.Mend(err))
+			}
 			mustTake(t, dir, b.write(t)...)
 		})
 	}

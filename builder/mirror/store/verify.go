@@ -74,7 +74,7 @@ func (f Flaw) String() string {
 		if i > 0 {
 			word = ", or"
 		}
-		s += fmt.Sprintf("%s volume %s of edition %d", word, strings.Trim(strings.ReplaceAll(fmt.Sprint(b.Volumes), " ", " and "), "[]"), b.Edition)
+		s += fmt.Sprintf("%s volume %s of edition %d", word, Numbers(b.Volumes), b.Edition)
 	}
 	return s
 }

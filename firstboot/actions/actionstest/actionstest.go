@@ -15,9 +15,13 @@ import (
 	"github.com/slipwayhq/slipway/firstboot/node"
 )
 
-// Run runs an action and returns its result. What it says is the test's to see by
-// the node.
+// Run runs an action and returns its result.
 func Run(ctx context.Context, a actions.Action, n *node.Node, args any) (json.RawMessage, error) {
+	return Hear(ctx, a, n, args, func(string) {})
+}
+
+// Hear is Run; say is told what the action says.
+func Hear(ctx context.Context, a actions.Action, n *node.Node, args any, say func(string)) (json.RawMessage, error) {
 	body, err := json.Marshal(args)
 	if err != nil {
 		return nil, err
@@ -30,5 +34,9 @@ func Run(ctx context.Context, a actions.Action, n *node.Node, args any) (json.Ra
 	server := &actions.Server{Log: &actions.Log{Path: filepath.Join(dir, "audit.jsonl")}, Actions: []actions.Action{a}}
 	answer := httptest.NewRecorder()
 	server.Act(answer, httptest.NewRequestWithContext(ctx, http.MethodPost, "/v1/actions/"+a.Name, bytes.NewReader(body)), a.Name, *n, actions.Caller{Name: "test"})
-	return actions.ReadEvents(answer.Result().Body, func(actions.Event) {})
+	return actions.ReadEvents(answer.Result().Body, func(e actions.Event) {
+		if e.Say != "" {
+			say(e.Say)
+		}
+	})
 }

@@ -81,8 +81,29 @@ var Load = actions.Action{Name: "mirror-load", Run: func(ctx context.Context, e 
 		return nil, err
 	}
 	imported, err := run(ctx, e)
+	if err != nil { // an error goes without a result, and these say what to bring
+		for _, one := range imported {
+			lament(e, one)
+		}
+	}
 	return LoadResult{Media: media, Imported: imported}, err
 }}
+
+// maxDamaged is how many damaged files are named; a disc that cannot be read at all has thousands.
+const maxDamaged = 20
+
+// lament says what is damaged of a bundle and what it lacks.
+func lament(e *actions.Env, i store.Imported) {
+	for _, d := range i.Damaged[:min(len(i.Damaged), maxDamaged)] {
+		e.Say("damaged: %s", printable(d))
+	}
+	if n := len(i.Damaged) - maxDamaged; n > 0 {
+		e.Say("and %d more files are damaged", n)
+	}
+	if len(i.Missing) > 0 {
+		e.Say("edition %d of %s is not complete; still to come: volume %s", i.Edition, printable(i.Site), store.Numbers(i.Missing))
+	}
+}
 
 // run has the service take in what is mounted, tells what it says, and reads its result.
 func run(ctx context.Context, e *actions.Env) ([]store.Imported, error) {

@@ -4,12 +4,14 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 
+	"github.com/slipwayhq/slipway/builder/mirror/store"
 	"github.com/slipwayhq/slipway/firstboot/actions/actionstest"
 	"github.com/slipwayhq/slipway/firstboot/node"
 	"github.com/slipwayhq/slipway/firstboot/plan"
@@ -25,6 +27,7 @@ type machine struct {
 	volumes map[string]bool
 	mounted map[string]string // device by mount point
 	options string            // of the import, when it ran
+	said    []string          // what the last load said
 	ends    func() error      // what the import does
 }
 
@@ -111,7 +114,8 @@ func (m *machine) obey(c node.Command) (string, error) {
 
 func (m *machine) load(t *testing.T, args LoadArgs) (LoadResult, error) {
 	t.Helper()
-	text, err := actionstest.Run(t.Context(), Load, m.Node, args)
+	m.said = nil
+	text, err := actionstest.Hear(t.Context(), Load, m.Node, args, func(line string) { m.said = append(m.said, line) })
 	var r LoadResult
 	if err == nil {
 		if err := json.Unmarshal(text, &r); err != nil {
@@ -192,6 +196,37 @@ func TestTheImportsComplaintReachesTheAdministrator(t *testing.T) {
 	m.ends = func() error { return errors.New("exit status 1") }
 	if _, err := m.load(t, LoadArgs{}); fault.Of(err) != fault.Failed || !strings.Contains(fault.Mend(err), "journalctl -u "+ImportUnit) {
 		t.Errorf("%v, %q", err, fault.Mend(err))
+	}
+}
+
+func TestAfterDamageItSaysWhatToBring(t *testing.T) {
+	m := newMachine(t)
+	m.disk(t, "sr1", "11:1", "900", "iso9660")
+	m.volumes["sr1"] = true
+	bad := make([]string, 30)
+	for i := range bad {
+		bad[i] = fmt.Sprintf("volume-2/data/%d has another hash", i)
+	}
+	result, err := json.Marshal([]store.Imported{{Site: "plant-7", Edition: 3, Volumes: []int{2}, Missing: []int{1, 2, 4}, Damaged: bad}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.ends = func() error {
+		_, err := m.Write(resultFile, 0o644, result)
+		_, err2 := m.Write(sayingsFile, 0o644, []byte("{\"error\":{\"class\":\"integrity\",\"message\":\"volume 2 is damaged\"}}\n"))
+		return errors.Join(err, err2, errors.New("exit status 6"))
+	}
+	if _, err := m.load(t, LoadArgs{}); fault.Of(err) != fault.Integrity {
+		t.Errorf("%v", err)
+	}
+	said := strings.Join(m.said, "\n")
+	for _, want := range []string{"damaged: volume-2/data/0 has another hash\n", "damaged: volume-2/data/19 ", "and 10 more files are damaged", "edition 3 of plant-7 is not complete; still to come: volume 1, 2 and 4"} {
+		if !strings.Contains(said, want) {
+			t.Errorf("it does not say %q:\n%s", want, said)
+		}
+	}
+	if strings.Contains(said, "data/20") {
+		t.Errorf("it says all of\n%s", said)
 	}
 }
 
