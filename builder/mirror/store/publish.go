@@ -137,12 +137,15 @@ type Removed struct {
 	Catalogs int   `json:"catalogs"` // bundles that can no longer be gone back to
 }
 
-// GC removes what neither the published bundle needs nor one of the keep bundles before it, and
+// GC removes what neither the published bundle needs nor one of the keep complete bundles before it, and
 // what was begun of older ones. Bundles that are newer than the published one, and not complete yet, stay.
 func (s *Store) GC(ctx context.Context, keep int, dryRun bool) (r Removed, err error) {
 	defer func() { err = full(err) }()
 	if s.state.Publishing != "" {
 		return r, fault.New(fault.Failed, "a bundle is half published").WithMend("import any volume of it again first")
+	}
+	if _, err := s.current(); err != nil { // without it all of what is published would seem to be of no use
+		return r, err
 	}
 	all, err := s.catalogs()
 	if err != nil {
@@ -153,7 +156,11 @@ func (s *Store) GC(ctx context.Context, keep int, dryRun bool) (r Removed, err e
 	older := 0
 	for _, c := range all {
 		if c.Edition < s.state.Edition {
-			if older++; older > keep {
+			whole := s.complete(c)
+			if whole {
+				older++
+			}
+			if !whole || older > keep {
 				drop = append(drop, c)
 				continue
 			}
@@ -211,6 +218,16 @@ func (s *Store) GC(ctx context.Context, keep int, dryRun bool) (r Removed, err e
 		return r, nil
 	}
 	return r, s.sweepDirs(s.Public())
+}
+
+// complete says whether all files of a bundle are here.
+func (s *Store) complete(c *catalog.Catalog) bool {
+	for sum, size := range c.Blobs() {
+		if !has(s.blob(sum), size) {
+			return false
+		}
+	}
+	return true
 }
 
 // sweepDirs removes directories that became empty, but not dir itself.

@@ -365,6 +365,11 @@ func catalogName(c *catalog.Catalog) string { return fmt.Sprintf("%d-%s", c.Edit
 // catalog reads one of the store's catalogs; its name holds its hash.
 func (s *Store) catalog(name string) (*catalog.Catalog, error) {
 	data, err := os.ReadFile(filepath.Join(s.dir, "catalogs", name))
+	if errors.Is(err, fs.ErrNotExist) {
+		edition, _, _ := strings.Cut(name, "-")
+		return nil, fault.New(fault.Integrity, "the catalog of edition %s is missing: %s", edition, filepath.Join(s.dir, "catalogs", name)).
+			WithMend("import any volume of edition %s again: each has it", edition)
+	}
 	if err != nil {
 		return nil, err
 	}

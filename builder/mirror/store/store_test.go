@@ -416,3 +416,73 @@ func TestAVolumeThatIsOfNoUseKeepsNoOtherOut(t *testing.T) {
 		t.Errorf("two bundles of one number: %v, %+v", err, r)
 	}
 }
+
+func count(t *testing.T, dir string) (n int) {
+	t.Helper()
+	must(t, filepath.WalkDir(dir, func(_ string, d fs.DirEntry, err error) error {
+		if err == nil && !d.IsDir() {
+			n++
+		}
+		return err
+	}))
+	return n
+}
+
+func TestGCRemovesNothingWithoutTheCatalogOfWhatIsPublished(t *testing.T) {
+	key := newKey(t)
+	dir := newStore(t, key)
+	volumes := bundle{edition: 1, signers: []*sign.Key{key}, files: map[string]string{"a": "one"}}.write(t)
+	mustTake(t, dir, volumes...)
+	found, err := filepath.Glob(filepath.Join(dir, "catalogs", "1-*"))
+	must(t, err)
+	must(t, os.Remove(found[0]))
+	before := count(t, dir)
+	change(t, dir, func(s *store.Store) {
+		if r, err := s.GC(t.Context(), 0, false); fault.Of(err) != fault.Integrity || !strings.Contains(fault.Mend(err), "import any volume of edition 1") {
+			t.Errorf("%+v, %v, %q", r, err, fault.Mend(err))
+		}
+	})
+	if after := count(t, dir); after != before {
+		t.Errorf("of %d files %d are left", before, after)
+	}
+	mustTake(t, dir, volumes...)
+	if wrong := flaws(t, dir); len(wrong) > 0 {
+		t.Errorf("%q", wrong)
+	}
+}
+
+func TestGCCountsOnlyBundlesThatCanBeGoneBackTo(t *testing.T) {
+	key := newKey(t)
+	mine := []*sign.Key{key}
+	dir := newStore(t, key)
+	for n := int64(1); n <= 5; n++ {
+		volumes := bundle{edition: n, signers: mine, files: map[string]string{"a": fmt.Sprint("content ", n), "b": fmt.Sprint("more ", n)}, on: map[string][]int{"b": {2}}}.write(t)
+		if n == 3 || n == 4 {
+			volumes = volumes[:1] // their second volumes never came
+		}
+		_, err := take(t, dir, store.ImportOptions{}, volumes...)
+		must(t, err)
+	}
+	change(t, dir, func(s *store.Store) {
+		r, err := s.GC(t.Context(), 1, false)
+		must(t, err)
+		if r.Catalogs != 3 {
+			t.Errorf("%+v", r)
+		}
+	})
+	left, err := filepath.Glob(filepath.Join(dir, "catalogs", "*"))
+	must(t, err)
+	var names []string
+	for _, p := range left {
+		names = append(names, filepath.Base(p)[:2])
+	}
+	if !slices.Equal(names, []string{"2-", "5-"}) {
+		t.Errorf("kept are %v, want the published bundle 5 and 2, the last complete one before it", names)
+	}
+	for content, want := range map[string]bool{"content 1": false, "content 2": true, "more 2": true, "content 3": false, "content 4": false, "more 5": true} {
+		hash := sum(content)
+		if _, err := os.Stat(filepath.Join(dir, "blobs", hash[:2], hash)); (err == nil) != want {
+			t.Errorf("%q is there: %v, want %v", content, err == nil, want)
+		}
+	}
+}
