@@ -81,6 +81,10 @@ func Create(dir, name string, key *sign.Key, now time.Time, life time.Duration) 
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
 	}
+	// A project is a repository as a rule, and what is committed once stays in its history.
+	if err := atomicfile.WriteBytes(filepath.Join(dir, ".gitignore"), 0o600, []byte("*\n")); err != nil {
+		return nil, err
+	}
 	s := &Site{dir: dir, state: state{Format: format, Name: name}}
 	var err error
 	if key == nil {

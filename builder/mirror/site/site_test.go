@@ -2,6 +2,7 @@ package site_test
 
 import (
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -81,6 +82,28 @@ func TestSecretsAreTheOwnersAlone(t *testing.T) {
 	}
 	if _, err := site.Open(dir); err == nil || !strings.Contains(err.Error(), "others may read") {
 		t.Errorf("a file that others may read: %v", err)
+	}
+}
+
+func TestASiteInARepositoryIsNeverCommitted(t *testing.T) {
+	dir, _ := create(t)
+	up := filepath.Dir(dir)
+	git := func(args ...string) string {
+		cmd := exec.Command("git", append([]string{"-C", up}, args...)...)
+		cmd.Env = append(os.Environ(), "GIT_CONFIG_GLOBAL=/dev/null", "GIT_CONFIG_SYSTEM=/dev/null")
+		out, err := cmd.CombinedOutput()
+		if err != nil {
+			t.Fatalf("git %q: %v\n%s", args, err, out)
+		}
+		return string(out)
+	}
+	git("init", "--quiet")
+	if err := os.WriteFile(filepath.Join(up, "other"), nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	git("add", "-A")
+	if got := git("ls-files"); got != "other\n" {
+		t.Errorf("git add -A takes\n%s", got)
 	}
 }
 
