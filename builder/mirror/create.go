@@ -159,7 +159,9 @@ func begin(s *site.Site, out string, after int64, now time.Time) (*work, error) 
 		var token [16]byte
 		rand.Read(token[:])
 		w := &work{Format: 1, Token: hex.EncodeToString(token[:]), Site: s.Name()}
-		w.Edition, w.Date = s.Next(now, after)
+		if w.Edition, w.Date, err = s.Next(now, after); err != nil {
+			return nil, err
+		}
 		return w, w.save(out)
 	}
 	if err != nil {

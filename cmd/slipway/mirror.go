@@ -182,7 +182,11 @@ func makeBundle(c *cli.Context, r *receipt.Receipt) error {
 	}
 	var result mirror.Result
 	if c.Bool("dry-run") {
-		p, err := plan(keys.Next(now, after))
+		edition, date, err := keys.Next(now, after)
+		if err != nil {
+			return err
+		}
+		p, err := plan(edition, date)
 		if err != nil {
 			return err
 		}

@@ -215,15 +215,23 @@ func (s *Site) Name() string { return s.state.Name }
 // Edition is the number of the last bundle.
 func (s *Site) Edition() int64 { return s.state.Edition }
 
+// maxAhead is how far a number that is known to have been used may be above the site's own: far more than bundles are
+// made between two backups of its directory. Numbers never go down again, so a wrong one would stay for good.
+const maxAhead = 1000
+
 // Next is the number for the next bundle, and its date: now, or just after the last bundle if
-// the clock was set back since, as clients take no older indices. after is a number that is known to
-// have been used.
-func (s *Site) Next(now time.Time, after int64) (int64, time.Time) {
+// the clock was set back since, as clients take no older indices. after is a number that is said to
+// have been used, by a receipt, which nobody signs.
+func (s *Site) Next(now time.Time, after int64) (int64, time.Time, error) {
+	if after > s.state.Edition+maxAhead {
+		return 0, time.Time{}, fault.New(fault.Input, "the receipt tells of edition %d, and the last one of the site %s is %d", after, s.Name(), s.state.Edition).
+			WithMend("have the receipt written anew; if its number is right, restore the site's directory from a newer backup")
+	}
 	date := now.UTC().Truncate(time.Second)
 	if !date.After(s.state.Date) && s.state.Edition > 0 {
 		date = s.state.Date.Add(time.Second)
 	}
-	return max(s.state.Edition, after) + 1, date
+	return max(s.state.Edition, after) + 1, date, nil
 }
 
 // Reserve notes that a bundle of this number is made, before any volume is written, so that
@@ -236,6 +244,9 @@ func (s *Site) Reserve(edition int64, date time.Time, token string) error {
 	if edition <= s.state.Edition {
 		return fault.New(fault.Input, "edition %d was given to another bundle; the last one is %d", edition, s.state.Edition).
 			WithMend("begin anew in an empty directory")
+	}
+	if edition > s.state.Edition+maxAhead+1 {
+		return fault.New(fault.Input, "edition %d is too far above the last one, %d", edition, s.state.Edition).WithMend("begin anew in an empty directory")
 	}
 	if s.state.Given == nil {
 		s.state.Given = map[int64]string{}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/slipwayhq/slipway/builder/mirror/sign"
 	"github.com/slipwayhq/slipway/builder/mirror/site"
+	"github.com/slipwayhq/slipway/internal/fault"
 )
 
 var now = time.Date(2026, 11, 20, 10, 0, 0, 0, time.UTC)
@@ -29,7 +30,15 @@ func create(t *testing.T) (string, *site.Site) {
 
 func TestNoNumberIsGivenTwice(t *testing.T) {
 	dir, s := create(t)
-	n, date := s.Next(now, 0)
+	next := func(when time.Time, after int64) (int64, time.Time) {
+		t.Helper()
+		n, date, err := s.Next(when, after)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return n, date
+	}
+	n, date := next(now, 0)
 	if n != 1 || !date.Equal(now) {
 		t.Errorf("the first is %d at %s", n, date)
 	}
@@ -43,16 +52,38 @@ func TestNoNumberIsGivenTwice(t *testing.T) {
 		t.Error("another got the same number")
 	}
 	s.Close()
-	s, err := site.Open(dir)
-	if err != nil {
+	var err error
+	if s, err = site.Open(dir); err != nil {
 		t.Fatal(err)
 	}
 	defer s.Close()
-	if n, date := s.Next(now.Add(-time.Hour), 0); n != 2 || !date.After(now) {
+	if n, date := next(now.Add(-time.Hour), 0); n != 2 || !date.After(now) {
 		t.Errorf("with the clock set back: %d at %s", n, date)
 	}
-	if n, _ := s.Next(now, 7); n != 8 {
+	if n, _ := next(now, 7); n != 8 {
 		t.Errorf("after an edition 7 that the other side has: %d", n)
+	}
+}
+
+// A receipt is not signed, and a number that was given out stays given out.
+func TestAForgedReceiptDoesNotUseUpTheNumbers(t *testing.T) {
+	_, s := create(t)
+	if err := s.Reserve(5, now, "a"); err != nil {
+		t.Fatal(err)
+	}
+	for _, after := range []int64{1006, 1 << 53} {
+		if n, _, err := s.Next(now, after); fault.Of(err) != fault.Input || fault.Mend(err) == "" {
+			t.Errorf("after %d comes %d (%v)", after, n, err)
+		}
+		if err := s.Reserve(after+1, now, "b"); fault.Of(err) != fault.Input {
+			t.Errorf("edition %d is given out: %v", after+1, err)
+		}
+	}
+	if n, _, err := s.Next(now, 1005); n != 1006 || err != nil {
+		t.Errorf("after 1005 comes %d (%v)", n, err)
+	}
+	if err := s.Reserve(1006, now, "c"); err != nil {
+		t.Error(err)
 	}
 }
 
