@@ -5,6 +5,8 @@ import (
 	"strings"
 
 	"github.com/urfave/cli/v2"
+
+	"github.com/slipwayhq/slipway/internal/fault"
 )
 
 // flagsFirst moves a command's flags before its arguments, so that
@@ -51,6 +53,15 @@ func flagsFirst(app *cli.App, args []string) []string {
 		return out
 	}
 	return append(out, after...)
+}
+
+// need refuses a command that lacks a flag which it cannot do without. (The cli package's own Required prints
+// all of the help to standard output and an error of no class.)
+func need(c *cli.Context, flag string) error {
+	if c.String(flag) != "" {
+		return nil
+	}
+	return fault.New(fault.Usage, "--%s is missing", flag).WithMend("see %s --help", c.Command.HelpName)
 }
 
 // completionRequest is what a completion script adds to the words before the cursor.

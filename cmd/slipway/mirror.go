@@ -87,8 +87,11 @@ acknowledged count for nothing, so a lost one is made good by the next.
 
 Example:
   slipway mirror update --receipt plant-7.receipt --volume-size 4.3GiB -o media`,
-		Flags: append(bundleFlags(), &cli.StringFlag{Name: "receipt", Usage: "the receipt `FILE` from the other side", Required: true}),
+		Flags: append(bundleFlags(), &cli.StringFlag{Name: "receipt", Usage: "the receipt `FILE` from the other side"}),
 		Action: func(c *cli.Context) error {
+			if err := need(c, "receipt"); err != nil {
+				return err
+			}
 			data, err := os.ReadFile(c.String("receipt"))
 			if err != nil {
 				return fault.New(fault.Input, "reading the receipt: %w", err)
@@ -169,6 +172,10 @@ func makeBundle(c *cli.Context, r *receipt.Receipt) error {
 		Progress: s.progress, Log: s.log, Now: now}
 	plan := func(edition int64, date time.Time) (*mirror.Plan, error) {
 		req.Edition, req.Date = edition, date
+		if ahead := time.Until(date); ahead > day {
+			s.log.Warnf("the bundle is dated %s, %d days after this machine's clock, and apt refuses indices from the future: set the clock, or, if the bundle before was dated by a wrong one, set \"date\" in %s to the present and begin in an empty directory",
+				date.Format(time.RFC3339), ahead/day, filepath.Join(c.String("site"), "site.json"))
+		}
 		signers, err := keys.Signers(date)
 		if err != nil {
 			return nil, err

@@ -17,8 +17,11 @@ One that is there stays as it is.
 
 Example:
   slipway mirror init --store /srv/slipway --key plant-7.asc`,
-		Flags: []cli.Flag{storeFlag(), &cli.StringFlag{Name: "key", Usage: "`FILE` with the site's public key", Required: true}},
+		Flags: []cli.Flag{storeFlag(), &cli.StringFlag{Name: "key", Usage: "`FILE` with the site's public key"}},
 		Action: func(c *cli.Context) error {
+			if err := need(c, "key"); err != nil {
+				return err
+			}
 			dir := c.String("store")
 			if store.Exists(dir) {
 				fmt.Fprintf(c.App.Writer, "%s is a mirror already\n", dir)

@@ -16,7 +16,7 @@ import (
 const day = 24 * time.Hour
 
 func mirrorKeyCommand() *cli.Command {
-	name := &cli.StringFlag{Name: "name", Usage: "the site's `NAME`, which stands in everything that is signed", Required: true}
+	name := &cli.StringFlag{Name: "name", Usage: "the site's `NAME`, which stands in everything that is signed"}
 	life := &cli.IntFlag{Name: "days", Usage: "a new key ends after `N` days; 0: never", Value: int(site.Life / day)}
 	asJSON := &cli.BoolFlag{Name: "json", Usage: "print JSON"}
 	return &cli.Command{
@@ -120,8 +120,27 @@ func readSecret(path string) (*sign.Key, error) {
 	return key, nil
 }
 
+// maxDays is a hundred years: OpenPGP counts the life of a key in 32 bits of seconds.
+const maxDays = 36500
+
+// days reads a flag that counts days.
+func days(c *cli.Context, flag string) (time.Duration, error) {
+	n := c.Int(flag)
+	if n < 0 || n > maxDays {
+		return 0, fault.New(fault.Usage, "--%s %d: want a number from 0 to %d", flag, n, maxDays)
+	}
+	return time.Duration(n) * day, nil
+}
+
 func createSite(c *cli.Context, key *sign.Key) error {
-	s, err := site.Create(c.String("site"), c.String("name"), key, time.Now(), time.Duration(c.Int("days"))*day)
+	if err := need(c, "name"); err != nil {
+		return err
+	}
+	life, err := days(c, "days")
+	if err != nil {
+		return err
+	}
+	s, err := site.Create(c.String("site"), c.String("name"), key, time.Now(), life)
 	if err != nil {
 		return err
 	}
@@ -130,9 +149,16 @@ func createSite(c *cli.Context, key *sign.Key) error {
 }
 
 func rotateKey(c *cli.Context) error {
+	life, err := days(c, "days")
+	if err != nil {
+		return err
+	}
+	overlap, err := days(c, "overlap")
+	if err != nil {
+		return err
+	}
 	var key *sign.Key
 	if file := c.String("import"); file != "" {
-		var err error
 		if key, err = readSecret(file); err != nil {
 			return err
 		}
@@ -142,7 +168,7 @@ func rotateKey(c *cli.Context) error {
 		return err
 	}
 	defer s.Close()
-	if _, err := s.Rotate(key, time.Now(), time.Duration(c.Int("days"))*day, time.Duration(c.Int("overlap"))*day); err != nil {
+	if _, err := s.Rotate(key, time.Now(), life, overlap); err != nil {
 		return err
 	}
 	return showKeys(c, s)

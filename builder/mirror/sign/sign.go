@@ -19,6 +19,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"slices"
 	"strings"
 	"time"
@@ -44,6 +45,9 @@ type Ring openpgp.EntityList
 // Generate makes a key. Its only user id is name; it expires life after now, or never
 // if life is 0. Times count in seconds.
 func Generate(name string, now time.Time, life time.Duration) (*Key, error) {
+	if life < 0 || life/time.Second > math.MaxUint32 {
+		return nil, fault.New(fault.Input, "a key cannot live for %s", life).WithMend("OpenPGP counts a key's life in 32 bits of seconds: at most 136 years")
+	}
 	config := configAt(now)
 	config.KeyLifetimeSecs = uint32(life / time.Second)
 	e, err := openpgp.NewEntity(name, "", "", config)

@@ -2,6 +2,7 @@ package sign_test
 
 import (
 	"bytes"
+	"math"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -10,6 +11,7 @@ import (
 	"time"
 
 	"github.com/slipwayhq/slipway/builder/mirror/sign"
+	"github.com/slipwayhq/slipway/internal/fault"
 )
 
 var when = time.Date(2026, 11, 20, 10, 0, 0, 0, time.UTC)
@@ -128,6 +130,14 @@ func TestKeysThatCannotSignSaySo(t *testing.T) {
 }
 
 // TestOutsideVerifiersAcceptOurSignatures asks gpgv and sqv of this machine.
+func TestALifeThatAKeyCannotHaveIsRefused(t *testing.T) {
+	for _, life := range []time.Duration{-time.Second, (math.MaxUint32 + 1) * time.Second} {
+		if k, err := sign.Generate("plant-7", time.Now(), life); fault.Of(err) != fault.Input {
+			t.Errorf("a life of %s: %v, a key until %s", life, err, k.Expires())
+		}
+	}
+}
+
 func TestOutsideVerifiersAcceptOurSignatures(t *testing.T) {
 	dir := t.TempDir()
 	at := func(name string) string { return filepath.Join(dir, name) }

@@ -279,6 +279,9 @@ func (s *Site) Signers(when time.Time) ([]*sign.Key, error) {
 // Rotate adds a key, the given one or a new one. The old ones sign beside it until now plus overlap,
 // so that whoever trusts an old one accepts the bundle that brings the new one.
 func (s *Site) Rotate(key *sign.Key, now time.Time, life, overlap time.Duration) (*sign.Key, error) {
+	if overlap < 0 {
+		return nil, fault.New(fault.Usage, "old keys cannot sign until a time that is past (%s)", overlap)
+	}
 	now = now.UTC().Truncate(time.Second)
 	if _, err := s.Signers(now); err != nil {
 		return nil, err

@@ -176,6 +176,10 @@ func TestKeysOverlapAndEnd(t *testing.T) {
 	if _, err := s.Rotate(young, now.Add(30*day), 0, day); err == nil {
 		t.Error("one key is taken twice")
 	}
+	before := len(s.Keys(now))
+	if _, err := s.Rotate(nil, now.Add(30*day), 0, -day); fault.Of(err) != fault.Usage || len(s.Keys(now)) != before {
+		t.Errorf("an overlap of less than nothing, which takes the old keys away: %v, %d of %d keys", err, len(s.Keys(now)), before)
+	}
 	if _, err := sign.ParseRing(sign.Public([]*sign.Key{young})); err != nil {
 		t.Error(err)
 	}
