@@ -90,7 +90,7 @@ type work struct {
 // Create makes a bundle in the directory out, or goes on with the one that was cut off there. plan
 // works out the bundle for a number and a date. after is an edition that the other side is known to have.
 func Create(ctx context.Context, s *site.Site, out string, after int64, m Means, plan func(edition int64, date time.Time) (*Plan, error)) (*Result, error) {
-	if err := os.MkdirAll(out, 0o755); err != nil {
+	if err := volume.MakeDir(out); err != nil {
 		return nil, err
 	}
 	w, err := begin(s, out, after, m.Now)

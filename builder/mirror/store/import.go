@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -63,7 +64,7 @@ func (s *Store) Import(ctx context.Context, dirs []string, opts ImportOptions) (
 	}()
 	var wrong []error
 	for _, dir := range dirs {
-		v, err := volume.Open(dir, s.ring)
+		v, err := volume.Open(dir, s.ring, volumes...)
 		if err != nil {
 			wrong = append(wrong, err)
 			continue
@@ -300,24 +301,40 @@ func (s *Store) moveIn(sum, to string) error {
 	return full(os.Rename(s.incoming(sum), to))
 }
 
-// assemble makes files of which all parts are there.
+// assemble makes files of which all parts are there, and removes parts that no other file needs.
 func (s *Store) assemble(ctx context.Context, c *catalog.Catalog) error {
 	sizes := c.Blobs()
+	var done []catalog.Part
+	needed := map[string]bool{} // two files may have a part in common
 	for file, parts := range c.PartsOf() {
-		if len(parts) == 1 || has(s.blob(file), sizes[file]) {
+		if len(parts) == 1 {
 			continue
 		}
-		if slices.ContainsFunc(parts, func(p catalog.Part) bool { return !has(s.part(p.SHA256), p.Size) }) {
+		if !has(s.blob(file), sizes[file]) {
+			if slices.ContainsFunc(parts, func(p catalog.Part) bool { return !has(s.part(p.SHA256), p.Size) }) {
+				for _, p := range parts {
+					needed[p.SHA256] = true
+				}
+				continue
+			}
+			if err := s.join(ctx, c, file, parts); err != nil {
+				return err
+			}
+		}
+		done = append(done, parts...)
+	}
+	for _, p := range done {
+		if needed[p.SHA256] {
 			continue
 		}
-		if err := s.join(ctx, c, file, parts); err != nil {
+		if err := os.Remove(s.part(p.SHA256)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
 	}
 	return nil
 }
 
-// join makes one file of its parts and removes them.
+// join makes one file of its parts. They are removed only if they do not make it.
 func (s *Store) join(ctx context.Context, c *catalog.Catalog, file string, parts []catalog.Part) (err error) {
 	path := s.incoming(file)
 	out, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o644)
@@ -358,13 +375,7 @@ func (s *Store) join(ctx context.Context, c *catalog.Catalog, file string, parts
 	if err := out.Close(); err != nil {
 		return full(err)
 	}
-	if err := s.moveIn(file, s.blob(file)); err != nil {
-		return err
-	}
-	for _, p := range parts {
-		os.Remove(s.part(p.SHA256))
-	}
-	return nil
+	return s.moveIn(file, s.blob(file))
 }
 
 // lacking says which volumes of a bundle are still to come. A file that is on none of them should

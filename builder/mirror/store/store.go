@@ -41,6 +41,7 @@ import (
 	"github.com/slipwayhq/slipway/builder/mirror/catalog"
 	"github.com/slipwayhq/slipway/builder/mirror/receipt"
 	"github.com/slipwayhq/slipway/builder/mirror/sign"
+	"github.com/slipwayhq/slipway/builder/mirror/volume"
 	"github.com/slipwayhq/slipway/internal/atomicfile"
 	"github.com/slipwayhq/slipway/internal/fault"
 )
@@ -109,26 +110,8 @@ func Create(dir string, keys []byte) (*Store, error) {
 	return Open(dir)
 }
 
-// makeDir makes a directory that everybody may read, whatever the umask: apt reads with a user of its own.
-func makeDir(dir string) error {
-	if st, err := os.Stat(dir); err == nil && st.IsDir() {
-		return nil
-	}
-	if err := makeParent(dir); err != nil {
-		return err
-	}
-	if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
-		return full(err)
-	}
-	return full(os.Chmod(dir, 0o755))
-}
-
-func makeParent(dir string) error {
-	if up := filepath.Dir(dir); up != dir {
-		return makeDir(up)
-	}
-	return nil
-}
+// makeDir makes a directory that everybody may read: apt reads with a user of its own.
+func makeDir(dir string) error { return full(volume.MakeDir(dir)) }
 
 // Exists says whether there is a store in dir.
 func Exists(dir string) bool {

@@ -486,3 +486,61 @@ func TestGCCountsOnlyBundlesThatCanBeGoneBackTo(t *testing.T) {
 		}
 	}
 }
+
+func TestFilesMayHavePartsInCommon(t *testing.T) {
+	key := newKey(t)
+	dir := newStore(t, key)
+	files := map[string]string{"one": "commonfirst!", "two": "commonsecond", "late": "commonlatest"}
+	volumes := bundle{edition: 1, signers: []*sign.Key{key}, files: files,
+		on: map[string][]int{"one": {1, 1}, "two": {1, 1}, "late": {1, 2}}}.write(t)
+	r, err := take(t, dir, store.ImportOptions{}, volumes[0])
+	must(t, err)
+	if !slices.Equal(r[0].Missing, []int{2}) {
+		t.Errorf("still to come: %v", r[0].Missing)
+	}
+	mustTake(t, dir, volumes[1])
+	for file, want := range files {
+		if got, err := os.ReadFile(filepath.Join(dir, "public", file)); string(got) != want {
+			t.Errorf("%s: %q, %v", file, got, err)
+		}
+	}
+	if n := count(t, filepath.Join(dir, "parts")); n > 0 {
+		t.Errorf("%d parts are left", n)
+	}
+}
+
+func TestVolumesOfOneBundleShareTheCatalogInMemory(t *testing.T) {
+	key := newKey(t)
+	dirs := bundle{edition: 1, signers: []*sign.Key{key}, files: map[string]string{"a": "one", "b": "two"}, on: map[string][]int{"b": {2}}}.write(t)
+	ring, err := sign.ParseRing(key.Public())
+	must(t, err)
+	first, err := volume.Open(dirs[0], ring)
+	must(t, err)
+	defer first.Close()
+	second, err := volume.Open(dirs[1], ring, first)
+	must(t, err)
+	second.Close()
+	if second.Content != first.Content || &second.CatalogData[0] != &first.CatalogData[0] {
+		t.Error("each has one of its own")
+	}
+	// It is compared all the same.
+	must(t, os.Truncate(filepath.Join(dirs[1], volume.CatalogName), 20))
+	if _, err := volume.Open(dirs[1], ring, first); fault.Of(err) != fault.Integrity {
+		t.Errorf("a catalog that was cut off: %v", err)
+	}
+}
+
+func TestEverybodyMayReadAMediumWhateverTheUmask(t *testing.T) {
+	defer syscall.Umask(syscall.Umask(0o077))
+	dirs := bundle{edition: 1, signers: []*sign.Key{newKey(t)}}.write(t)
+	must(t, filepath.WalkDir(dirs[0], func(p string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		st, err := d.Info()
+		if want := map[bool]fs.FileMode{true: 0o755, false: 0o644}[d.IsDir()]; err == nil && st.Mode().Perm() != want {
+			t.Errorf("%s has mode %s", p, st.Mode())
+		}
+		return err
+	}))
+}

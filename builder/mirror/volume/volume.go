@@ -183,8 +183,9 @@ func Name(site string, edition int64, volume, volumes int) string {
 // Bring is the advice for a medium that cannot be used.
 const Bring = "bring this volume again: copy it anew from the side that made it, onto another medium"
 
-// Open verifies the manifest and the catalog of the volume in dir.
-func Open(dir string, ring sign.Ring) (_ *Volume, err error) {
+// Open verifies the manifest and the catalog of the volume in dir. The catalog is the same on all volumes of a bundle and may
+// be large: in memory the volume shares that of one that is open already.
+func Open(dir string, ring sign.Ring, open ...*Volume) (_ *Volume, err error) {
 	root, err := os.OpenRoot(dir)
 	if err != nil {
 		return nil, fault.New(fault.Input, "opening the volume: %w", err).WithMend("name the directory that holds %s", ManifestName)
@@ -223,7 +224,9 @@ func Open(dir string, ring sign.Ring) (_ *Volume, err error) {
 	if got := catalog.ID(v.CatalogData); got != v.Bundle || int64(len(v.CatalogData)) != v.Manifest.Catalog.Size {
 		return nil, fault.New(fault.Integrity, "%s/%s: SHA-256 %s, its manifest says %s", dir, CatalogName, got, v.Bundle).WithMend(Bring)
 	}
-	if v.Content, err = catalog.Parse(v.CatalogData); err != nil {
+	if i := slices.IndexFunc(open, func(o *Volume) bool { return o.Bundle == v.Bundle }); i >= 0 {
+		v.CatalogData, v.Content = open[i].CatalogData, open[i].Content
+	} else if v.Content, err = catalog.Parse(v.CatalogData); err != nil {
 		return nil, fmt.Errorf("%s: %w", dir, err)
 	}
 	c := v.Content

@@ -49,7 +49,7 @@ func Write(ctx context.Context, dir string, c *catalog.Catalog, n int, keys []*s
 	if err != nil {
 		return err
 	}
-	if err := os.MkdirAll(filepath.Join(dir, dataDir), 0o755); err != nil {
+	if err := MakeDir(filepath.Join(dir, dataDir)); err != nil {
 		return full(err)
 	}
 	if err := clear(dir, parts); err != nil {
@@ -68,6 +68,31 @@ func Write(ctx context.Context, dir string, c *catalog.Catalog, n int, keys []*s
 		return err
 	}
 	return keep(filepath.Join(dir, ManifestName), signed)
+}
+
+// MakeDir makes a directory, and those above it, that everybody may read, whatever the umask: on the other side a user
+// without privilege reads the medium.
+func MakeDir(dir string) error {
+	if st, err := os.Stat(dir); err == nil && st.IsDir() {
+		return nil
+	}
+	if up := filepath.Dir(dir); up != dir {
+		if err := MakeDir(up); err != nil {
+			return err
+		}
+	}
+	if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	return allowed(os.Chmod(dir, 0o755))
+}
+
+// allowed forgives a chmod that the medium's file system does not do: FAT has no modes.
+func allowed(err error) error {
+	if errors.Is(err, unix.EPERM) {
+		return nil
+	}
+	return err
 }
 
 // keep writes a file unless it is there as it should be.
@@ -123,7 +148,7 @@ func writePart(ctx context.Context, dir string, p catalog.Part, source Source) (
 		return err
 	}
 	defer in.Close()
-	if err := os.MkdirAll(filepath.Dir(dst), 0o755); err != nil {
+	if err := MakeDir(filepath.Dir(dst)); err != nil {
 		return full(err)
 	}
 	out, err := os.CreateTemp(filepath.Dir(dst), temporary)
@@ -143,7 +168,7 @@ func writePart(ctx context.Context, dir string, p catalog.Part, source Source) (
 	if got := hex.EncodeToString(h.Sum(nil)); got != p.SHA256 {
 		return fault.New(fault.Integrity, "%s changed while it was copied: SHA-256 %s, want %s", path, got, p.SHA256).WithMend("run the command again")
 	}
-	if err := out.Chmod(0o644); err != nil && !errors.Is(err, unix.EPERM) { // FAT has no modes
+	if err := allowed(out.Chmod(0o644)); err != nil {
 		return err
 	}
 	if err := out.Close(); err != nil {
