@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/http/cookiejar"
 	"net/url"
+	"os"
 	"regexp"
 	"strings"
 	"syscall"
@@ -340,6 +341,77 @@ func TestBrokers(t *testing.T) {
 		response.Body.Close()
 		if response.StatusCode != http.StatusBadRequest {
 			t.Errorf("%d", response.StatusCode)
+		}
+	})
+	t.Run("what is exchanged is taken up without a restart, and nothing else is", func(t *testing.T) {
+		second.Put(t, "/usr/bin/systemctl", "#!/bin/sh\nfor last; do :; done\necho $last >>/reloads\n")
+		second.succeed("root", "chmod", "0755", "/usr/bin/systemctl")
+		changes := func() (units string) {
+			t.Helper()
+			second.Put(t, "/reloads", "")
+			second.tell(false)
+			second.succeed("root", "/usr/lib/broker/take-up")
+			for _, unit := range strings.Fields(second.File(t, "/reloads")) {
+				second.reload(unit)
+				units += unit + " "
+			}
+			return units
+		}
+		shown := func() (serial string) {
+			conn, err := tls.Dial("tcp", "10.77.1.32:443", &tls.Config{RootCAs: c.authority.Pool(), ServerName: "br2"})
+			if err != nil {
+				return err.Error()
+			}
+			defer conn.Close()
+			return conn.ConnectionState().PeerCertificates[0].SerialNumber.String()
+		}
+		if got := changes(); got != "" {
+			t.Errorf("nothing has changed, and %s is reloaded", got)
+		}
+		before := shown()
+		second.Member = c.member("br2") // with another certificate
+		if got := changes(); got != "nginx.service " {
+			t.Errorf("the certificate is another one, and %q is reloaded", got)
+		}
+		until(t, "the other certificate is shown", func() bool { now := shown(); return now != before && !strings.Contains(now, " ") })
+		workers, err := os.ReadFile("/proc/" + strings.TrimSpace(second.File(t, "/run/nginx.pid")) + "/task/" + strings.TrimSpace(second.File(t, "/run/nginx.pid")) + "/children")
+		must(t, err)
+		for _, pid := range strings.Fields(string(workers)) {
+			if limits, err := os.ReadFile("/proc/" + pid + "/limits"); err == nil && !regexp.MustCompile(`Max open files +16384 `).Match(limits) {
+				t.Errorf("nginx may open too few files for its connections:\n%s", limits)
+			}
+		}
+
+		asked := func(name string) int {
+			client := http.Client{Timeout: 30 * time.Second, Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: c.authority.Pool(), ServerName: "br2"}, DisableKeepAlives: true}}
+			request, err := http.NewRequest(http.MethodGet, "https://10.77.1.32/healthz/node", nil)
+			must(t, err)
+			request.Host = name
+			response, err := client.Do(request)
+			if err != nil {
+				return 0
+			}
+			response.Body.Close()
+			return response.StatusCode
+		}
+		vip := &c.plan.VIPs[0]
+		if got := asked("desk.example.internal"); got != http.StatusBadRequest {
+			t.Errorf("a name that is none of the cluster's: %d", got)
+		}
+		vip.Names = append(vip.Names, "desk.example.internal")
+		if got := changes(); got != "" {
+			t.Errorf("the address has another name, and %s is reloaded", got)
+		}
+		if got := asked("desk.example.internal"); got != http.StatusOK {
+			t.Errorf("a new name of the cluster: %d", got)
+		}
+		port := vip.ReadWrite
+		for _, way := range []struct{ port, want int }{{5999, http.StatusServiceUnavailable}, {port, http.StatusOK}} {
+			vip.ReadWrite = way.port
+			if got := changes(); got != "broker.service " {
+				t.Errorf("the way to the database is another one, and %q is reloaded", got)
+			}
+			until(t, "it is taken", func() bool { return asked("br2") == way.want })
 		}
 	})
 	t.Run("maintenance shows to balancers and not to the node", func(t *testing.T) {

@@ -268,9 +268,9 @@ func (m *machine) start(name string) {
 	log, err := os.OpenFile(m.Path("/"+name+".log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 	must(m.t, err)
 	for _, before := range u["ExecStartPre"] {
-		cmd := m.as(user, env, words(before, m.name)...)
+		cmd := m.as(user, env, words(strings.TrimPrefix(before, "-"), m.name)...)
 		cmd.Stdout, cmd.Stderr = log, log
-		if err := cmd.Run(); err != nil {
+		if err := cmd.Run(); err != nil && before[0] != '-' {
 			m.t.Fatalf("%s: %s: %v: %s", m.name, before, err, m.log(name))
 		}
 	}
@@ -281,6 +281,28 @@ func (m *machine) start(name string) {
 	m.mu.Lock()
 	m.runs[name] = cmd
 	m.mu.Unlock()
+}
+
+// reload has a unit take up what has changed, as systemd does.
+func (m *machine) reload(name string) {
+	m.t.Helper()
+	text := ""
+	for _, path := range []string{"/usr/lib/systemd/system/" + name, "/usr/lib/systemd/system/" + name + ".d/10-slipway.conf"} {
+		if data, err := os.ReadFile(m.Path(path)); err == nil {
+			text += string(data) + "\n"
+		}
+	}
+	u := readUnit(m.t, text)
+	m.mu.Lock()
+	pid := strconv.Itoa(m.runs[name].Process.Pid)
+	m.mu.Unlock()
+	for _, line := range u["ExecReload"] {
+		argv := words(strings.ReplaceAll(strings.TrimPrefix(line, "-"), "$MAINPID", pid), m.name)
+		cmd := m.as(u.one("User", "root"), []string{"RUNTIME_DIRECTORY=/run/" + u.one("RuntimeDirectory", "")}, argv...)
+		if out, err := cmd.CombinedOutput(); err != nil && line[0] != '-' {
+			m.t.Fatalf("%s: %s: %v: %s", m.name, line, err, out)
+		}
+	}
 }
 
 // words splits a command line of a unit.

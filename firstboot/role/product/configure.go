@@ -1,7 +1,9 @@
 package product
 
 import (
+	"bytes"
 	"context"
+	"fmt"
 	"strconv"
 	"strings"
 
@@ -50,7 +52,9 @@ func Tell(n *node.Node) error {
 			{pgpassPath, pgpass(m)}, {caPath, m.Authority}, {certPath, pair.Certificate}, {keyPath, pair.Key},
 		}...)
 	}
+	var told bytes.Buffer
 	for _, f := range files {
+		fmt.Fprintf(&told, "%s %d\n%s", f.path, len(f.content), f.content)
 		if f.content == "" && f.path != envPath {
 			if _, err := n.Ensure(f.path, 0o600, ""); err != nil {
 				return err
@@ -61,7 +65,7 @@ func Tell(n *node.Node) error {
 			return err
 		}
 	}
-	return tellFacts(n)
+	return tellFacts(n, &told)
 }
 
 // Variable is a name and its value.

@@ -1,11 +1,17 @@
 package product
 
 import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path"
+	"slices"
 
 	"github.com/slipwayhq/slipway/firstboot/member"
 	"github.com/slipwayhq/slipway/firstboot/node"
@@ -17,15 +23,19 @@ const (
 )
 
 // tellFacts writes cluster.json, and the node's secrets each into a file of its own.
-// A node that stands alone has neither.
-func tellFacts(n *node.Node) error {
+// A node that stands alone has neither. told is what else was written.
+func tellFacts(n *node.Node, told *bytes.Buffer) error {
 	owner, secrets, text := user(of(n)), map[string]string{}, ""
 	if n.Member != nil {
+		secrets = n.Member.Secrets
+		for _, name := range slices.Sorted(maps.Keys(secrets)) {
+			fmt.Fprintf(told, "%s %d\n%s", name, len(secrets[name]), secrets[name])
+		}
 		var err error
-		if text, err = facts(n.Member, n.Maintenance() != nil); err != nil {
+		digest := sha256.Sum256(told.Bytes())
+		if text, err = facts(n.Member, n.Maintenance() != nil, hex.EncodeToString(digest[:])); err != nil {
 			return err
 		}
-		secrets = n.Member.Secrets
 	}
 	entries, err := os.ReadDir(n.Path(secretsDir))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -61,6 +71,9 @@ type about struct {
 	Node        string `json:"node"`
 	Address     string `json:"address"`
 	Maintenance bool   `json:"maintenance"` // of this node
+	// Digest is another one whenever another file here is: whoever looks for this one to
+	// change hears of all, once, after the last of them was written.
+	Digest string `json:"digest"`
 	// Nodes are those of the site, whatever their role, by name.
 	Nodes []aboutNode `json:"nodes"`
 	VIPs  []aboutVIP  `json:"vips"`
@@ -86,10 +99,10 @@ type aboutVIP struct {
 }
 
 // facts is cluster.json for a node.
-func facts(m *member.Member, maintenance bool) (string, error) {
+func facts(m *member.Member, maintenance bool, digest string) (string, error) {
 	f := about{
 		Cluster: m.Plan.Cluster, Domain: m.Plan.Domain, Site: m.Self.Site, Node: m.Self.Name, Address: m.Self.Address.String(),
-		Maintenance: maintenance, Nodes: []aboutNode{}, VIPs: []aboutVIP{},
+		Maintenance: maintenance, Digest: digest, Nodes: []aboutNode{}, VIPs: []aboutVIP{},
 	}
 	for _, n := range m.Plan.Nodes {
 		if n.Site == m.Self.Site {

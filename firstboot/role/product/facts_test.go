@@ -10,6 +10,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/slipwayhq/slipway/builder/manifest"
+	"github.com/slipwayhq/slipway/firstboot/member"
 	"github.com/slipwayhq/slipway/firstboot/node"
 	"github.com/slipwayhq/slipway/firstboot/nodetest"
 	"github.com/slipwayhq/slipway/firstboot/plan"
@@ -43,7 +44,9 @@ func TestAProductIsToldOfItsSiteAndItsSecrets(t *testing.T) {
 		Nodes: []aboutNode{{"a-db1", p.Nodes[0].Role, "10.77.1.11"}, {"a-br1", "broker", "10.77.1.31"}, {"a-br2", "broker", "10.77.1.32"}, {"a-br3", "broker", "10.77.1.33"}, {"a-gw1", "gateway", "10.77.1.34"}},
 		VIPs:  []aboutVIP{{Name: "front", Address: "10.77.1.10", Names: []string{"www.example.org"}, ReadWrite: 5432, ReadOnly: 5433, HTTP: 80, HTTPS: 443, Gateway: 10443, Tunnel: 1443}},
 	}
-	if diff := cmp.Diff(want, tell()); diff != "" {
+	first := tell()
+	want.Digest = first.Digest
+	if diff := cmp.Diff(want, first); diff != "" {
 		t.Error(diff)
 	}
 	for name, value := range n.Member.Secrets {
@@ -62,12 +65,35 @@ func TestAProductIsToldOfItsSiteAndItsSecrets(t *testing.T) {
 	if err := n.BeginMaintenance(node.Maintenance{Since: time.Now(), By: "ann"}); err != nil {
 		t.Fatal(err)
 	}
-	want.Maintenance = true
-	if diff := cmp.Diff(want, tell()); diff != "" {
+	second := tell()
+	want.Maintenance, want.Digest = true, second.Digest
+	if diff := cmp.Diff(want, second); diff != "" {
 		t.Error(diff)
 	}
 	if n.Exists(secretsDir+"/broker-admin") || n.File(t, secretsDir+"/gateway-key") != "three\n" {
 		t.Error("a secret of before stays")
+	}
+
+	// Units that look for cluster.json to change hear of all else, and of nothing else.
+	if tell().Digest != second.Digest {
+		t.Error("it changes when nothing does")
+	}
+	pair := n.Member.Certificates[member.ServiceCert]
+	for what, change := range map[string]func(){
+		"a secret": func() { n.Member.Secrets["gateway-key"] = "four" },
+		"a certificate": func() {
+			n.Member.Certificates[member.ServiceCert] = member.Pair{Certificate: pair.Certificate, Key: pair.Key + "\n"}
+		},
+		"a password": func() { n.Member.Secrets[p.Databases[0].PasswordKey()] = "five" },
+		"the way to the database": func() {
+			p.VIPs[0].ReadWrite = 5444
+		},
+	} {
+		before := tell()
+		change()
+		if tell().Digest == before.Digest {
+			t.Errorf("%s is exchanged, and cluster.json says nothing of it", what)
+		}
 	}
 
 	n.Member = nil

@@ -56,8 +56,11 @@ class Cluster:
         return next((v[service] for v in self.facts.get("vips", []) if v.get(service)), 0)
 
     def hosts(self):
-        """All names and addresses that a broker may be asked by. Nothing else is answered,
-        so that no page is ever built from a name that somebody made up."""
+        """All names and addresses that a broker may be asked by, now and later. Nothing
+        else is answered, so that no page is ever built from a name that somebody made up."""
+        return Hosts()
+
+    def host_names(self):
         if not self.facts:
             return ["*"]
         domain = self.facts.get("domain", "")
@@ -74,6 +77,13 @@ class Cluster:
             return (self.product / "secrets" / name).read_text().strip() or None
         except FileNotFoundError:
             return None
+
+
+class Hosts(list):
+    """The hosts of the moment. Django wants a list, and only ever goes through it."""
+
+    def __iter__(self):
+        return iter(Cluster().host_names())
 
 
 def database():
