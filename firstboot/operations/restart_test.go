@@ -4,6 +4,7 @@ import (
 	"context"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/slipwayhq/slipway/firstboot/overview"
@@ -45,4 +46,31 @@ func TestAHandoverWaitsForASynchronousStandby(t *testing.T) {
 	if _, to, err := r.successor(t.Context(), now, w.plan.Sites[0], func(string) {}); fault.Of(err) != fault.Failed || to != "" {
 		t.Errorf("nobody ever can: %q, %v", to, err)
 	}
+}
+
+// An emulated node takes minutes to bring its services up to date, also where that is a part of
+// an upgrade.
+func TestAPartOfAnOperationHasAsLongAsTheWhole(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) { // time passes by itself
+		w := build()
+		w.maintain("a-db2")
+		end := time.Now().Add(roundLimit - time.Minute)
+		r := &restarter{c: w.cluster(), pause: time.Second, look: func(ctx context.Context) (overview.Overview, error) {
+			if time.Now().After(end) {
+				w.nodes["a-db2"].Maintenance, w.nodes["a-db2"].State = nil, status.Ready
+				w.leads("a-db1")
+			}
+			return w.look(ctx)
+		}}
+		prepare := func(ctx context.Context, now overview.Overview) (*Operation, error) {
+			op, err := MaintenanceOff(r.c, "a-db2")(ctx, now)
+			if err == nil {
+				op.Steps = nil // it was asked to already
+			}
+			return op, err
+		}
+		if err := r.nested(t.Context(), prepare, func(string) {}); err != nil {
+			t.Error(err)
+		}
+	})
 }
