@@ -11,6 +11,7 @@ import (
 	"io/fs"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -297,6 +298,21 @@ func (d *docker) hasImage(ctx context.Context, reference string) (bool, error) {
 		return false, nil
 	}
 	return err == nil, err
+}
+
+// discard has Docker forget an image that may be broken, with the tasks that it could not
+// start from it, which would keep its files. One that a container runs from is whole.
+func (d *docker) discard(ctx context.Context, im image) error {
+	tasks := url.Values{"filters": {`{"label":["com.docker.swarm.task.id"]}`}}
+	if err := d.ask(ctx, http.MethodPost, "/containers/prune?"+tasks.Encode(), nil, nil); err != nil {
+		return err
+	}
+	err := d.ask(ctx, http.MethodDelete, "/images/"+im.digest+"?force=1", nil, nil)
+	var refused *refusedError
+	if errors.As(err, &refused) && (refused.code == http.StatusConflict || refused.code == http.StatusNotFound) {
+		return nil
+	}
+	return err
 }
 
 // load has Docker take all images of a layout.

@@ -11,6 +11,8 @@ import (
 	"slices"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/slipwayhq/slipway/builder/manifest"
 	"github.com/slipwayhq/slipway/firstboot/node"
 	"github.com/slipwayhq/slipway/internal/fault"
@@ -98,26 +100,87 @@ func (d *docker) missing(ctx context.Context, list []image) (out []image, err er
 	return out, nil
 }
 
-// bring has Docker take the appliance's images, unless it has them.
+// keptPath names the images that are on the disk for good, a line each. Containerd writes
+// down at once that it has an image, and leaves what it has unpacked to the kernel: after
+// a power cut Docker may know an image whose files are empty.
+const keptPath = "/var/lib/slipway/swarm-images"
+
+// engineDirs are where Docker and containerd keep images.
+var engineDirs = []string{"/var/lib/containerd", "/var/lib/docker"}
+
+// bring has Docker take the appliance's images, unless it has them on the disk for good.
 func bring(ctx context.Context, n *node.Node, d *docker) error {
 	list, err := images(n)
-	if err != nil {
+	if err != nil || len(list) == 0 {
 		return err
 	}
 	lacking, err := d.missing(ctx, list)
-	if err != nil || len(lacking) == 0 {
+	if err != nil {
 		return err
+	}
+	kept, err := n.Read(keptPath)
+	if err != nil {
+		return err
+	}
+	var doubtful []image
+	for _, im := range list {
+		if !slices.Contains(lacking, im) && !slices.Contains(strings.Fields(string(kept)), im.reference()) {
+			doubtful = append(doubtful, im)
+		}
+	}
+	if len(lacking)+len(doubtful) == 0 {
+		return nil
 	}
 	n.Waiting("Docker takes the appliance's images")
-	if err := d.load(ctx, n.Path(filepath.Join("/", manifest.ImagesDir))); err != nil {
+	if _, err := n.Ensure(keptPath, 0, ""); err != nil {
 		return err
 	}
-	if lacking, err = d.missing(ctx, lacking); err != nil {
+	for _, im := range doubtful {
+		if err := d.discard(ctx, im); err != nil {
+			return err
+		}
+	}
+	if lacking, err = d.missing(ctx, list); err != nil {
 		return err
 	}
 	if len(lacking) > 0 {
-		return fmt.Errorf("Docker has taken the appliance's images, and does not know %s", lacking[0].reference())
+		if err := d.load(ctx, n.Path(filepath.Join("/", manifest.ImagesDir))); err != nil {
+			return err
+		}
+		if lacking, err = d.missing(ctx, list); err != nil {
+			return err
+		}
+		if len(lacking) > 0 {
+			return fmt.Errorf("Docker has taken the appliance's images, and does not know %s", lacking[0].reference())
+		}
+		n.Changed("brought %d images into Docker", len(list))
 	}
-	n.Changed("brought %d images into Docker", len(list))
+	for _, dir := range engineDirs {
+		if err := syncFiles(n.Path(dir)); err != nil {
+			return err
+		}
+	}
+	var note strings.Builder
+	for _, im := range list {
+		note.WriteString(im.reference() + "\n")
+	}
+	_, err = n.Ensure(keptPath, 0o600, note.String())
+	return err
+}
+
+// syncFiles has the file system of a directory written to the disk (syncfs(2)). One that
+// is not there holds nothing.
+func syncFiles(dir string) error {
+	f, err := os.Open(dir)
+	if os.IsNotExist(err) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if err := unix.Syncfs(int(f.Fd())); err != nil {
+		return &os.PathError{Op: "syncfs", Path: dir, Err: err}
+	}
 	return nil
 }

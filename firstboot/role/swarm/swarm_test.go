@@ -32,6 +32,8 @@ type played struct {
 	swarm   map[string]any
 	members []map[string]any
 	images  []string // references that it has
+	brings  []string // those that it has after a load
+	runs    bool     // containers run from its images
 	refuses map[string]int
 	did     []string
 }
@@ -64,11 +66,21 @@ func (p *played) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		answer = p.members
 	case path == "/services":
 		answer = []any{}
+	case strings.HasPrefix(what, "DELETE /images/"):
+		if p.runs {
+			w.WriteHeader(http.StatusConflict)
+			break
+		}
+		p.images = slices.DeleteFunc(p.images, func(reference string) bool {
+			return strings.HasSuffix(reference, "@"+strings.TrimPrefix(path, "/images/"))
+		})
 	case strings.HasPrefix(path, "/images/") && path != "/images/load":
 		if reference := strings.TrimSuffix(strings.TrimPrefix(path, "/images/"), "/json"); !slices.Contains(p.images, reference) {
 			w.WriteHeader(http.StatusNotFound)
 		}
 		answer = struct{}{}
+	case path == "/images/load":
+		p.images = append(p.images, p.brings...)
 	case r.Method == http.MethodDelete:
 		id := strings.TrimPrefix(path, "/nodes/")
 		p.members = slices.DeleteFunc(p.members, func(m map[string]any) bool { return m["ID"] == id })
@@ -468,5 +480,64 @@ func TestImagesAreNamedByDigest(t *testing.T) {
 		if list, err := parseIndex([]byte(broken)); err == nil {
 			t.Errorf("%s: %+v", broken, list)
 		}
+	}
+}
+
+// An image that Docker knows may have lost its files in a power cut, unless they were
+// seen on the disk.
+func TestImagesThatMayBeBrokenAreTakenAnew(t *testing.T) {
+	reference := "acme/portal.web@sha256:" + digest
+	const forget, load = "DELETE /images/sha256:" + digest + " force=1", "POST /images/load"
+	for name, c := range map[string]struct {
+		images []string
+		noted  bool
+		runs   bool
+		want   []string
+	}{
+		"there is none":                            {want: []string{load}},
+		"it was lost and is noted":                 {noted: true, want: []string{load}},
+		"it is there and noted":                    {images: []string{reference}, noted: true},
+		"the power went before it was on the disk": {images: []string{reference}, want: []string{"POST /containers/prune", forget, load}},
+		"an agent that noted nothing brought it":   {images: []string{reference}, runs: true, want: []string{"POST /containers/prune", forget}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			docker := manager("d1", of("d1", "ready", true))
+			docker.images, docker.brings, docker.runs = c.images, []string{reference}, c.runs
+			n := dispatcher(t, site(1), "d1", docker)
+			n.Put(t, filepath.Join("/", manifest.ImagesDir, "index.json"), index)
+			for _, dir := range engineDirs {
+				if err := os.MkdirAll(n.Path(dir), 0o755); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if c.noted {
+				n.Put(t, keptPath, reference+"\n")
+			}
+			d := dial(n.Node)
+			defer d.close()
+			if err := bring(t.Context(), n.Node, d); err != nil {
+				t.Fatal(err)
+			}
+			did := docker.told()
+			if !slices.EqualFunc(did, c.want, strings.HasPrefix) {
+				t.Errorf("it did %.80q, want %q", did, c.want)
+			}
+			if got := n.File(t, keptPath); got != reference+"\n" {
+				t.Errorf("the note says %q", got)
+			}
+			if err := bring(t.Context(), n.Node, d); err != nil || len(docker.told()) > 0 {
+				t.Errorf("there is something to do again: %v", err)
+			}
+		})
+	}
+	// What does not end leaves no note behind.
+	docker := manager("d1", of("d1", "ready", true))
+	n := dispatcher(t, site(1), "d1", docker)
+	n.Put(t, filepath.Join("/", manifest.ImagesDir, "index.json"), index)
+	n.Put(t, keptPath, reference+"\n")
+	d := dial(n.Node)
+	defer d.close()
+	if err := bring(t.Context(), n.Node, d); err == nil || n.Exists(keptPath) {
+		t.Errorf("%v, and the note stays", err)
 	}
 }
