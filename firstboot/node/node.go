@@ -210,6 +210,13 @@ func (n *Node) UnitActive(ctx context.Context, unit string) bool {
 	return n.unitState(ctx, unit) == "active"
 }
 
+// UnitBusy reports whether systemd runs a unit or is starting it: a unit that does one thing and ends
+// (Type=oneshot) is starting for as long as it runs.
+func (n *Node) UnitBusy(ctx context.Context, unit string) bool {
+	state := n.unitState(ctx, unit)
+	return state == "active" || state == "activating"
+}
+
 // UnitStarted is UnitActive for a unit that starts by itself: while it starts, it waits.
 // Such a unit may have read its configuration already, and takes no orders yet.
 func (n *Node) UnitStarted(ctx context.Context, unit string) bool {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strconv"
@@ -60,7 +61,7 @@ var Load = actions.Action{Name: "mirror-load", Run: func(ctx context.Context, e 
 	if n.Member == nil || !n.Member.Plan.Mirrors(n.Member.Self.Name) {
 		return nil, fault.New(fault.Input, "this node is not the cluster's mirror")
 	}
-	if n.UnitActive(ctx, ImportUnit) {
+	if n.UnitBusy(ctx, ImportUnit) {
 		return nil, fault.New(fault.Failed, "media are being taken in already").WithMend("wait until that is done; see: journalctl -u %s", ImportUnit)
 	}
 	// What an agent that was cut off left mounted comes away as well.
@@ -152,6 +153,9 @@ func run(ctx context.Context, e *actions.Env) ([]store.Imported, error) {
 		case err := <-ended:
 			listen()
 			imported, resultErr := result(n)
+			if err == nil && resultErr == nil && imported == nil {
+				resultErr = fault.New(fault.Failed, "%s ended and took nothing in", ImportUnit).WithMend("see: systemctl status %s", ImportUnit)
+			}
 			if err == nil {
 				return imported, resultErr
 			}
@@ -210,6 +214,9 @@ func printable(line string) string {
 // Mounting ext read-only would still replay its journal, onto the medium.
 var fileSystems = map[string]string{"iso9660": "", "udf": "", "vfat": "", "exfat": "", "ext2": "", "ext3": ",noload", "ext4": ",noload"}
 
+// ambivalent is blkid's exit status where it finds signs of more than one file system (blkid(8)).
+const ambivalent = 8
+
 // mount mounts all media that hold volumes, and returns their devices.
 func mount(ctx context.Context, e *actions.Env) ([]string, error) {
 	n := e.Node
@@ -219,11 +226,18 @@ func mount(ctx context.Context, e *actions.Env) ([]string, error) {
 	}
 	var with, looked []string
 	var wrong []error
+	foreign := false
 	for _, device := range devices {
 		kind, err := n.Execute(ctx, node.Command{Argv: []string{"blkid", "-p", "-s", "TYPE", "-o", "value", "/dev/" + device}, Timeout: mountLimit})
 		kind = strings.TrimSpace(kind)
+		if exit := (*exec.ExitError)(nil); errors.As(err, &exit) && exit.ExitCode() == ambivalent {
+			kind = "several file systems at once"
+		} else if err != nil || kind == "" {
+			continue // nothing on it, or only partitions, which are devices of their own
+		}
 		more, known := fileSystems[kind]
-		if err != nil || !known {
+		if !known {
+			looked, foreign = append(looked, fmt.Sprintf("/dev/%s (%s: cannot be read here)", device, printable(kind))), true
 			continue
 		}
 		looked = append(looked, fmt.Sprintf("/dev/%s (%s)", device, kind))
@@ -252,8 +266,11 @@ func mount(ctx context.Context, e *actions.Env) ([]string, error) {
 	if len(looked) > 0 {
 		what = "there is no VOLUME on " + strings.Join(looked, ", ")
 	}
-	return nil, fault.New(fault.Input, "no medium with volumes of a mirror: %w", errors.Join(append([]error{errors.New(what)}, wrong...)...)).
-		WithMend("attach the disc or disk to the machine and run the same command again")
+	mend := "attach the disc or disk to the machine and run the same command again"
+	if foreign {
+		mend = "bring the volumes on a disc or disk with ISO 9660, UDF, FAT, exFAT or ext, and run the same command again"
+	}
+	return nil, fault.New(fault.Input, "no medium with volumes of a mirror: %w", errors.Join(append([]error{errors.New(what)}, wrong...)...)).WithMend("%s", mend)
 }
 
 // unmount takes all media away again.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -28,6 +29,7 @@ type machine struct {
 	mounted map[string]string // device by mount point
 	options string            // of the import, when it ran
 	said    []string          // what the last load said
+	state   string            // of the import's unit; "" is inactive
 	ends    func() error      // what the import does
 }
 
@@ -79,7 +81,9 @@ func (m *machine) obey(c node.Command) (string, error) {
 	last := c.Argv[len(c.Argv)-1]
 	switch strings.Join(c.Argv[:min(2, len(c.Argv))], " ") {
 	case "blkid -p":
-		if kind := m.kinds[filepath.Base(last)]; kind != "" {
+		if kind := m.kinds[filepath.Base(last)]; kind == "ambivalent" {
+			return "", &node.CommandError{Argv: c.Argv, Err: exec.Command("/bin/sh", "-c", "exit 8").Run()}
+		} else if kind != "" {
 			return kind + "\n", nil
 		}
 		return "", errors.New("exit status 2")
@@ -101,6 +105,9 @@ func (m *machine) obey(c node.Command) (string, error) {
 		delete(m.mounted, last)
 		return "", os.RemoveAll(m.Path(last + "/volume-1"))
 	case "systemctl is-active":
+		if last == ImportUnit && m.state != "" {
+			return m.state + "\n", errors.New("exit status 3")
+		}
 		if last == ImportUnit {
 			return "inactive\n", errors.New("exit status 3")
 		}
@@ -176,8 +183,39 @@ func TestWithoutMediaItSaysWhatIsAttached(t *testing.T) {
 	if _, err := m.load(t, LoadArgs{}); err == nil || !strings.Contains(err.Error(), "there is no VOLUME on /dev/sr1 (iso9660)") {
 		t.Errorf("%v", err)
 	}
+	m.disk(t, "vdb", "254:16", "900", "ntfs")
+	m.disk(t, "vdc", "254:32", "900", "ambivalent")
+	_, err = m.load(t, LoadArgs{})
+	if err == nil || !strings.Contains(err.Error(), "/dev/sr1 (iso9660), /dev/vdb (ntfs: cannot be read here), /dev/vdc (several file systems at once: cannot be read here)") || !strings.Contains(fault.Mend(err), "exFAT") {
+		t.Errorf("%v, %q", err, fault.Mend(err))
+	}
 	if m.options != "" {
 		t.Error("the import ran")
+	}
+}
+
+func TestMediaAreTakenInByOneAtATime(t *testing.T) {
+	m := newMachine(t)
+	m.disk(t, "sr1", "11:1", "900", "iso9660")
+	m.volumes["sr1"] = true
+	for _, state := range []string{"active", "activating"} { // a oneshot that runs is activating
+		m.state = state
+		if _, err := m.load(t, LoadArgs{}); fault.Of(err) != fault.Failed || !strings.Contains(err.Error(), "already") {
+			t.Errorf("while it is %s: %v", state, err)
+		}
+	}
+	if m.options != "" {
+		t.Error("the import ran twice")
+	}
+}
+
+// systemd does not start a unit whose conditions are not met, and calls that a success.
+func TestAnImportThatDidNotRunIsAFailure(t *testing.T) {
+	m := newMachine(t)
+	m.disk(t, "sr1", "11:1", "900", "iso9660")
+	m.volumes["sr1"] = true
+	if _, err := m.load(t, LoadArgs{}); fault.Of(err) != fault.Failed || !strings.Contains(fault.Mend(err), "systemctl status "+ImportUnit) {
+		t.Errorf("%v, %q", err, fault.Mend(err))
 	}
 }
 
