@@ -37,6 +37,9 @@ type Release struct {
 	Architectures   []string
 	Components      []string
 	Files           map[string]FileSum // by path below the suite's directory
+	// NotAutomatic has apt install from the suite only what is asked for from it; with ButAutomaticUpgrades it upgrades
+	// what came from there. Backports are such suites.
+	NotAutomatic, ButAutomaticUpgrades bool
 }
 
 // FileSum is a file's size and hash as the Release file gives them.
@@ -183,6 +186,7 @@ func releaseOf(p *Paragraph) (*Release, error) {
 		Architectures: strings.Fields(p.Get("Architectures")),
 		Components:    strings.Fields(p.Get("Components")),
 		Files:         map[string]FileSum{},
+		NotAutomatic:  p.Get("NotAutomatic") == "yes", ButAutomaticUpgrades: p.Get("ButAutomaticUpgrades") == "yes",
 	}
 	var err error
 	if rel.Date, err = parseDate(p.Get("Date")); err != nil {

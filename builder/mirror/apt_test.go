@@ -189,3 +189,20 @@ func TestAptGetsSourcesFromTheMirrorAlone(t *testing.T) {
 		t.Errorf("a damaged source is not found: %v", flaws)
 	}
 }
+
+func TestAptTakesFromBackportsOnlyWhatIsAskedFor(t *testing.T) {
+	s, a := newSide(t, 1<<20)
+	a.Fields = []string{"NotAutomatic: yes", "ButAutomaticUpgrades: yes"}
+	a.Publish(packages(1)...)
+	s.relock(t)
+	media, _ := s.mustCreate(t, nil)
+	far := s.far(t)
+	mustTake(t, far, media)
+	c := newClient(t, "file://"+filepath.Join(far, "public/debian"), s.public(t))
+	c.must("update")
+	cmd := exec.Command("apt-cache", "-o", "Dir="+c.root, "-o", "Dir::State::status="+filepath.Join(c.root, "var/lib/dpkg/status"), "-o", "APT::Architecture=amd64", "policy", "tool1")
+	out, err := cmd.CombinedOutput()
+	if err != nil || !strings.Contains(string(out), " 100 file:") {
+		t.Errorf("its priority is not the 100 of apt_preferences(5): %v\n%s", err, out)
+	}
+}

@@ -557,6 +557,7 @@ func (g *gatherer) repositories() error {
 			r.Codename = s.name // the lock has nothing of it
 		} else {
 			r.Origin, r.Label, r.Suite, r.Codename, r.Version = s.release.Origin, s.release.Label, s.release.Suite, s.release.Codename, s.release.Version
+			r.NotAutomatic, r.ButAutomaticUpgrades = s.release.NotAutomatic, s.release.ButAutomaticUpgrades
 		}
 		files, err := repository.Files(r)
 		if err != nil {

@@ -3,7 +3,7 @@
 //
 // In: the suite's fields as upstream has them, and the paragraphs of the packages, word for
 // word as upstream's index has them. Out: Packages, plain and compressed, both also under
-// their hash, Release, InRelease and Release.gpg, and Sources likewise where source packages are carried. Origin, Label, Suite and Codename stay as upstream's,
+// their hash, Release, InRelease and Release.gpg, and Sources likewise where source packages are carried. Origin, Label, Suite, Codename, NotAutomatic and ButAutomaticUpgrades stay as upstream's,
 // so that pins and policies of the clients go on to work. The format is the Debian wiki's
 // "DebianRepository/Format".
 //
@@ -39,6 +39,8 @@ type Suite struct {
 	Packages      map[string][]Paragraph // by component
 	Sources       map[string][]Paragraph // source packages by component; nil: no index of them
 	Keys          []*sign.Key
+	// NotAutomatic and ButAutomaticUpgrades are upstream's: without them apt would prefer backports to the suite itself.
+	NotAutomatic, ButAutomaticUpgrades bool
 }
 
 // Paragraph is one package as an index has it.
@@ -125,6 +127,12 @@ func (s Suite) release(sums []string) []byte {
 	field("Version", s.Version)
 	field("Codename", s.Codename)
 	field("Date", s.Date.UTC().Format("Mon, 02 Jan 2006 15:04:05 UTC"))
+	if s.NotAutomatic {
+		field("NotAutomatic", "yes")
+	}
+	if s.ButAutomaticUpgrades {
+		field("ButAutomaticUpgrades", "yes")
+	}
 	field("Acquire-By-Hash", "yes")
 	field("Architectures", s.Arch)
 	field("Components", strings.Join(s.Components, " "))
