@@ -31,7 +31,7 @@ const (
 	aside   = "figlet"
 )
 
-// TestAirGapped tells the story of examples/air-gapped, without its second database: two discs come to
+// TestAirGapped tells the story of examples/air-gapped, without its second database: discs come to
 // a mirror, and what they bring is all that the other nodes can install. The bundle is
 // a real one, made from images.lock. It takes a quarter of an hour under TCG:
 //
@@ -62,16 +62,18 @@ func TestAirGapped(t *testing.T) {
 			t.Errorf("it says %s", said)
 		}
 	})
-	s.part(t, "the second disc comes first, then the first", func(t *testing.T, s *site) {
+	s.part(t, "the first disc comes last", func(t *testing.T, s *site) {
 		m := s.Node("mirror1")
-		m.InsertCD(discs[1])
-		if ok, said := s.load(t); !ok || !strings.Contains(said, "still to come: volume 1") {
-			t.Errorf("after one of two: %s", said)
+		for _, disc := range discs[1:] {
+			m.InsertCD(disc)
+			if ok, said := s.load(t); !ok || !strings.Contains(said, "still to come: volume 1") {
+				t.Errorf("after %s: %s", disc, said)
+			}
 		}
 		s.Node("db1").MustFail("apt-get update --error-on=any")
 		m.InsertCD(discs[0])
 		if ok, said := s.load(t); !ok || !strings.Contains(said, "edition 1 of plant-7 is complete and published") {
-			t.Errorf("after both: %s", said)
+			t.Errorf("after all: %s", said)
 		}
 		m.EjectCD()
 		if out := m.Succeed("ls -A /run/slipway/mirror/media; findmnt -rno TARGET | grep /run/slipway/mirror || true"); out != "" {
@@ -127,7 +129,7 @@ func (s *site) load(t *testing.T) (ok bool, said string) {
 	return err == nil, b.String()
 }
 
-// carry makes a bundle of two volumes as the connected side does, and a disc of each.
+// carry makes a bundle of several volumes as the connected side does, and a disc of each.
 func carry(t *testing.T) (discs []string, key string) {
 	t.Helper()
 	dir := t.TempDir()
@@ -159,8 +161,8 @@ func carry(t *testing.T) (discs []string, key string) {
 		"--volume-size", "300MiB", "-o", media)
 	t.Logf("%.1f s\n%s", time.Since(began).Seconds(), out)
 	volumes, err := filepath.Glob(media + "/volume-*")
-	if err != nil || len(volumes) != 2 {
-		t.Fatalf("volumes %q, %v", volumes, err)
+	if err != nil || len(volumes) < 2 {
+		t.Fatalf("volumes %q, %v; want at least 2", volumes, err)
 	}
 	for _, v := range volumes {
 		disc := v + ".iso"
