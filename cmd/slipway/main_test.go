@@ -17,8 +17,14 @@ import (
 	"github.com/slipwayhq/slipway/internal/fault"
 )
 
+// asSlipway has the test's own program be slipway, for commands that go on until they are told to end.
+const asSlipway = "SLIPWAY_TEST_RUN"
+
 func TestMain(m *testing.M) {
 	sandbox.Init()
+	if os.Getenv(asSlipway) != "" {
+		os.Exit(run(os.Args))
+	}
 	os.Exit(m.Run())
 }
 

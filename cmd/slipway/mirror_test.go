@@ -1,14 +1,37 @@
 package main
 
 import (
+	"bufio"
+	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
 	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"math/big"
+	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
+	"github.com/slipwayhq/slipway/builder/apt"
+	"github.com/slipwayhq/slipway/builder/apt/apttest"
+	"github.com/slipwayhq/slipway/builder/cache"
+	"github.com/slipwayhq/slipway/builder/fetch"
+	"github.com/slipwayhq/slipway/builder/lock"
+	"github.com/slipwayhq/slipway/builder/mirror"
 	"github.com/slipwayhq/slipway/builder/mirror/sign"
+	"github.com/slipwayhq/slipway/builder/mirror/store"
 )
 
 // quick has a test's directories in memory: no test of a mirror cuts power, and flushing a busy disk takes long.
@@ -131,4 +154,346 @@ func writeFile(t *testing.T, name string, content []byte) string {
 		t.Fatal(err)
 	}
 	return path
+}
+
+// near is a connected side: a project with a small archive of Debian's form, and a site.
+type near struct {
+	*apttest.Archive
+	project, site string
+	upstream      string // the archive's public key
+}
+
+// newNear makes a connected side. Its site has the key of generate.
+func newNear(t *testing.T) *near {
+	t.Helper()
+	a := apttest.New(t)
+	a.Date = time.Now().Add(-48 * time.Hour).Truncate(time.Second)
+	n := &near{Archive: a, project: t.TempDir(), site: filepath.Join(t.TempDir(), "site")}
+	profiles := filepath.Join(n.project, "profiles")
+	if err := os.CopyFS(profiles, os.DirFS(filepath.Dir(a.Distribution().File))); err != nil {
+		t.Fatal(err)
+	}
+	n.upstream = filepath.Join(profiles, "test.asc")
+	n.publish(t, 1)
+	succeed(t, "mirror", "key", "generate", "--site", n.site, "--name", "plant-7")
+	return n
+}
+
+// publish has the archive hold packages in a version, and the lock two of them.
+func (n *near) publish(t *testing.T, version int) {
+	t.Helper()
+	n.Date = n.Date.Add(time.Hour)
+	n.Publish("Package: base\nDepends: lib", fmt.Sprintf("Package: lib\nVersion: %d", version), "Package: tool\nDepends: lib", "Package: game")
+	c, err := cache.Open(os.Getenv("SLIPWAY_CACHE"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	d, err := apt.LoadDistribution(filepath.Join(n.project, "profiles", "distribution.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	archive, err := apt.Load(t.Context(), c, d, n.Locations(), apt.LoadOptions{Now: time.Now()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := lock.Want{Sets: []lock.Set{{Name: "base", File: "profiles/base.yaml", Packages: []string{"base"}}}}
+	l, err := lock.Resolve(t.Context(), c, archive, want, nil, nil, fetch.Options{})
+	if err == nil {
+		err = l.WriteFile(filepath.Join(n.project, "images.lock"))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// args are those of a command that makes a bundle in out.
+func (n *near) args(command, out string, more ...string) []string {
+	return append([]string{"--project", n.project, "mirror", command, "--no-layers", "--site", n.site, "--mirror", "main=" + fetch.FileURL(n.Dir), "-o", out}, more...)
+}
+
+// bundle makes one and tells what it is.
+func (n *near) bundle(t *testing.T, command, out string, more ...string) (r mirror.Result, stderr string) {
+	t.Helper()
+	stdout, stderr := succeed(t, n.args(command, out, append(more, "--json")...)...)
+	if err := json.Unmarshal([]byte(stdout), &r); err != nil {
+		t.Fatalf("%v\n%s", err, stdout)
+	}
+	return r, stderr
+}
+
+// told calls the command with --json, wants this exit status, and reads what it prints into v.
+func told(t *testing.T, code int, v any, args ...string) (stderr string) {
+	t.Helper()
+	got, stdout, stderr := call(t, append(args, "--json")...)
+	if err := json.Unmarshal([]byte(stdout), v); err != nil || got != code {
+		t.Fatalf("slipway %s: exit status %d, want %d (%v)\n%s%s", strings.Join(args, " "), got, code, err, stdout, stderr)
+	}
+	return stderr
+}
+
+// flip changes a byte in the middle of a file.
+func flip(t *testing.T, path string) {
+	t.Helper()
+	data, err := os.ReadFile(path)
+	if err == nil {
+		data[len(data)/2] ^= 1
+		err = errors.Join(os.Chmod(path, 0o644), os.WriteFile(path, data, 0o644))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestACarryOverByItsCommands is the walk-through of docs/mirror.md: a whole suite goes over on several volumes, one comes
+// damaged, an update follows, an older bundle is refused, gc cleans up, and apt is served over TLS.
+func TestACarryOverByItsCommands(t *testing.T) {
+	quick(t)
+	n := newNear(t)
+	public, _ := succeed(t, "mirror", "key", "public", "--site", n.site)
+	key := writeFile(t, "plant-7.asc", []byte(public))
+
+	if r, _ := n.bundle(t, "create", "dry", "--suite", "test", "--all", "--dry-run"); r.Packages != 4 || r.Bundle != "" {
+		t.Errorf("a dry run of the whole suite: %+v", r)
+	}
+	if r, _ := n.bundle(t, "create", "dry", "--dry-run"); r.Packages != 2 {
+		t.Errorf("a dry run of what the lock needs: %+v", r)
+	}
+	if _, err := os.Stat("dry"); err == nil {
+		t.Error("a dry run writes")
+	}
+	made, _ := n.bundle(t, "create", "media", "--suite", "test", "--all", "--volume-size", "32MiB")
+	if made.Packages != 4 || made.Edition != 1 || len(made.Volumes) < 2 {
+		t.Fatalf("%+v", made)
+	}
+
+	var checked []checkedVolume
+	told(t, 0, &checked, "mirror", "verify", "--key", key, "media")
+	if len(checked) != len(made.Volumes) || checked[0].Site != "plant-7" || len(checked[0].Wrong) > 0 {
+		t.Errorf("%+v", checked)
+	}
+	first, rest := made.Volumes[0].Path, made.Volumes[1:]
+	bad := filepath.Join(t.TempDir(), "bad")
+	if err := os.CopyFS(bad, os.DirFS(first)); err != nil {
+		t.Fatal(err)
+	}
+	parts, err := filepath.Glob(filepath.Join(bad, "data/*/*"))
+	if err != nil || len(parts) == 0 {
+		t.Fatal(parts, err)
+	}
+	flip(t, parts[0])
+	told(t, 6, &checked, "mirror", "verify", "--key", key, first, bad)
+	if len(checked) != 2 || len(checked[0].Wrong) != 0 || len(checked[1].Wrong) != 1 {
+		t.Errorf("%+v", checked)
+	}
+
+	// Import: the last volumes first, then one that is damaged, then as it must be.
+	far := []string{"--store", filepath.Join(t.TempDir(), "store")}
+	at := func(command string, more ...string) []string {
+		return append(append([]string{"mirror", command}, far...), more...)
+	}
+	var taken []store.Imported
+	args := []string{"--key", key}
+	for _, v := range rest {
+		args = append(args, v.Path)
+	}
+	told(t, 0, &taken, at("import", args...)...)
+	if len(taken) != 1 || taken[0].Published || !slices.Equal(taken[0].Missing, []int{1}) {
+		t.Errorf("%+v", taken)
+	}
+	stderr := told(t, 6, &taken, at("import", bad)...)
+	if len(taken) != 1 || len(taken[0].Damaged) != 1 || !slices.Equal(taken[0].Missing, []int{1}) || !strings.Contains(stderr, "bring volume 1 again") {
+		t.Errorf("%+v\n%s", taken, stderr)
+	}
+	out, _ := succeed(t, at("import", first)...)
+	if !strings.Contains(out, "complete and published") {
+		t.Error(out)
+	}
+
+	// Verify and repair.
+	whole := func() {
+		t.Helper()
+		var r store.Report
+		if told(t, 0, &r, at("verify", "--upstream-key", n.upstream)...); len(r.Wrong) > 0 || r.Packages == 0 || r.Proven != r.Packages {
+			t.Errorf("%+v", r)
+		}
+	}
+	whole()
+	game := filepath.Join(far[1], "public/debian/pool/game_1_amd64.deb")
+	flip(t, game)
+	var report store.Report
+	told(t, 6, &report, at("verify", "--upstream-key", n.upstream, "--repair")...)
+	if len(report.Wrong) != 1 || len(report.Wrong[0].Bring) != 1 {
+		t.Errorf("%+v", report.Wrong)
+	}
+	succeed(t, at("import", "media")...)
+	whole()
+
+	// An update, by receipt; then the older bundle.
+	succeed(t, at("receipt", "-o", "receipt")...)
+	n.publish(t, 2)
+	update, _ := n.bundle(t, "update", "media-2", "--receipt", "receipt")
+	if update.Edition != 2 || update.Base != 1 || update.Carried >= made.Carried/10 {
+		t.Errorf("%+v", update)
+	}
+	succeed(t, at("import", "media-2")...)
+	whole()
+	refused(t, 3, "edition 2 is published", at("import", first)...)
+	if told(t, 0, &taken, at("import", "--allow-older", first)...); len(taken) != 1 || taken[0].Edition != 1 || !taken[0].Published {
+		t.Errorf("%+v", taken)
+	}
+	told(t, 0, &taken, at("import", "media-2")...)
+
+	var gone, would store.Removed
+	told(t, 0, &would, at("gc", "--keep", "0", "--dry-run")...)
+	told(t, 0, &gone, at("gc", "--keep", "0")...)
+	if gone != would || gone.Catalogs != 1 || gone.Blobs == 0 {
+		t.Errorf("gc said %+v and did %+v", would, gone)
+	}
+	if _, err := os.Stat(game); err == nil {
+		t.Error("a package that the update no longer carries is still there")
+	}
+	whole()
+	served(t, far, key)
+}
+
+// served has apt update from the mirror over TLS, trusting the certificate alone.
+func served(t *testing.T, far []string, key string) {
+	t.Helper()
+	cert, certKey := certificate(t)
+	cmd := exec.Command(os.Args[0], append(append([]string{"mirror", "serve"}, far...), "--listen", "127.0.0.1:0", "--tls-cert", cert, "--tls-key", certKey, "--access-log", "access.log")...)
+	cmd.Env = append(os.Environ(), asSlipway+"=1")
+	var errs bytes.Buffer
+	cmd.Stderr = &errs
+	stdout, err := cmd.StdoutPipe()
+	if err == nil {
+		err = cmd.Start()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cmd.Process.Kill()
+	line, err := bufio.NewReader(stdout).ReadString('\n')
+	_, url, ok := strings.Cut(strings.TrimSpace(line), " at https://")
+	if err != nil || !ok {
+		t.Fatalf("it says %q (%v)\n%s", line, err, errs.String())
+	}
+	root := t.TempDir()
+	for _, dir := range []string{"etc/apt/apt.conf.d", "etc/apt/preferences.d", "etc/apt/sources.list.d", "var/lib/apt/lists/partial", "var/cache/apt/archives/partial", "var/lib/dpkg"} {
+		if err := os.MkdirAll(filepath.Join(root, dir), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	writeFile(t, filepath.Join(root, "var/lib/dpkg/status"), nil)
+	writeFile(t, filepath.Join(root, "etc/apt/sources.list"), fmt.Appendf(nil, "deb [signed-by=%s] https://%sdebian test main\n", key, url))
+	apt := func(args ...string) (string, error) {
+		cmd := exec.Command("apt-get", append([]string{"-o", "Dir=" + root, "-o", "Dir::State::status=" + filepath.Join(root, "var/lib/dpkg/status"), "-o", "APT::Architecture=amd64",
+			"-o", "APT::Sandbox::User=root", "-o", "Acquire::Languages=none", "-o", "Debug::NoLocking=true", "-o", "Acquire::https::Proxy=false", "-o", "Acquire::Retries=0"}, args...)...)
+		cmd.Env = append(os.Environ(), "LC_ALL=C")
+		out, err := cmd.CombinedOutput()
+		return string(out), err
+	}
+	if out, err := apt("update", "--error-on=any"); err == nil {
+		t.Errorf("apt takes a certificate that nobody vouches for:\n%s", out)
+	}
+	if out, err := apt("-o", "Acquire::https::CAInfo="+cert, "update", "--error-on=any"); err != nil {
+		t.Errorf("%v\n%s", err, out)
+	}
+	if out, err := apt("-s", "install", "base"); err != nil || !strings.Contains(out, "Inst lib (2 ") {
+		t.Errorf("%v\n%s", err, out)
+	}
+	if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Wait(); err != nil {
+		t.Errorf("serving ended with %v\n%s", err, errs.String())
+	}
+	if log, err := os.ReadFile("access.log"); err != nil || !strings.Contains(string(log), `"GET /debian/dists/test/InRelease HTTP/1.1" 200 `) {
+		t.Errorf("the access log: %v\n%s", err, log)
+	}
+}
+
+// certificate makes one for 127.0.0.1 that vouches for itself.
+func certificate(t *testing.T) (cert, key string) {
+	t.Helper()
+	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, private.Public(), private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	secret, err := x509.MarshalPKCS8PrivateKey(private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return writeFile(t, "cert.pem", pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})),
+		writeFile(t, "key.pem", pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: secret}))
+}
+
+func TestBundlesThatAreDatedIntoTheFutureAreWarnedOf(t *testing.T) {
+	quick(t)
+	n := newNear(t)
+	if _, stderr := n.bundle(t, "create", "a", "--dry-run"); strings.Contains(stderr, "clock") {
+		t.Errorf("it warns for nothing:\n%s", stderr)
+	}
+	path := filepath.Join(n.site, "site.json")
+	data, err := os.ReadFile(path)
+	var state map[string]any
+	if err == nil {
+		err = json.Unmarshal(data, &state)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	state["edition"], state["date"] = 1, time.Now().AddDate(0, 0, 40).UTC().Format(time.RFC3339)
+	if data, err = json.Marshal(state); err != nil {
+		t.Fatal(err)
+	}
+	writeFile(t, path, data)
+	if _, stderr := n.bundle(t, "create", "a", "--dry-run"); !strings.Contains(stderr, "39 days after this machine's clock") && !strings.Contains(stderr, "40 days after this machine's clock") || !strings.Contains(stderr, "site.json") {
+		t.Errorf("it does not warn:\n%s", stderr)
+	}
+}
+
+func TestAFullDiskHasAnExitStatusOfItsOwn(t *testing.T) {
+	quick(t)
+	n := newNear(t)
+	small := t.TempDir()
+	if err := unix.Mount("tmpfs", small, "tmpfs", 0, "size=4m"); err != nil {
+		t.Logf("only root can mount a small file system: %v", err)
+		return
+	}
+	defer unix.Unmount(small, unix.MNT_DETACH)
+	refused(t, 7, "larger medium", n.args("create", filepath.Join(small, "media"))...)
+}
+
+func TestAKeyThatWasRetiredIsNamedAndLeftOut(t *testing.T) {
+	quick(t)
+	n := newNear(t)
+	far := filepath.Join(t.TempDir(), "store")
+	old, _ := succeed(t, "mirror", "key", "public", "--site", n.site)
+	file := writeFile(t, "topology.asc", []byte(old))
+	n.bundle(t, "create", "one")
+	succeed(t, "mirror", "import", "--store", far, "--key", file, "one")
+	showed(t, "rotate", "--site", n.site, "--json") // both sign
+	n.bundle(t, "create", "two")
+	succeed(t, "mirror", "import", "--store", far, "--key", file, "two")
+	k := showed(t, "rotate", "--site", n.site, "--overlap", "0", "--json") // the third signs alone, and nobody knows it
+	young, _ := succeed(t, "mirror", "key", "public", "--site", n.site)
+	n.bundle(t, "create", "three")
+	refused(t, 6, "not signed by any", "mirror", "import", "--store", far, "--key", file, "three")
+	succeed(t, "mirror", "import", "--store", far, "--key", writeFile(t, "young.asc", []byte(young)), "three")
+	_, stderr := succeed(t, "mirror", "import", "--store", far, "--key", file, "three")
+	if !strings.Contains(stderr, "was retired by a bundle") {
+		t.Errorf("it says\n%s", stderr)
+	}
+	succeed(t, "mirror", "verify", "--store", far, "--upstream-key", n.upstream)
+	out, _ := succeed(t, "mirror", "status", "--store", far)
+	if strings.Count(out, "trusts ") != 1 || !strings.Contains(out, "trusts "+k.Keys[0].Fingerprint) {
+		t.Errorf("it says\n%s", out)
+	}
 }
