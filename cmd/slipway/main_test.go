@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -187,6 +188,13 @@ func TestReportPrintsOneErrorAndItsMend(t *testing.T) {
 	report(&b, errors.New("plain"), false)
 	if got, want := b.String(), "slipway: plain\n"; got != want {
 		t.Errorf("%q, want %q", got, want)
+	}
+	for mend, want := range map[string]string{"": "run the same command again to go on", "to go on: slipway rollback a --to v1": "to go on: slipway rollback a --to v1"} {
+		b.Reset()
+		report(&b, fault.New(fault.Failed, "%w", context.Canceled).WithMend("%s", mend), false)
+		if got, want := b.String(), "slipway: interrupted; nothing half-written is left; "+want+"\n"; got != want {
+			t.Errorf("%q, want %q", got, want)
+		}
 	}
 }
 
