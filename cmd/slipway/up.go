@@ -243,5 +243,7 @@ func (l *labSession) explain(c *cli.Context, state daemon.State, started, wanted
 		fmt.Fprintf(w, "  %-10s %-10s  %-21s at %s\n", f.Name, f.Service, f.Guest, f.Host)
 	}
 	l.explainDatabase(c, state)
+	dir, _ := l.storeDir(c)
+	fmt.Fprint(w, howToOpen(l.topology.Plan(), state.Forwards, l.file, l.place.Authority(), dir))
 	return nil
 }

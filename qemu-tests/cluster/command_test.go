@@ -77,7 +77,7 @@ func TestUpWhoseTimeIsOverNamesWhatIsNotReadyAndLeavesItRunning(t *testing.T) {
 		if err := json.Unmarshal([]byte(u.runs("up", "cluster.yaml", "--no-wait", "--json", "gw1", "db1")), &s); err != nil {
 			u.Fatal(err)
 		}
-		if s.PID != pid || len(s.Forwards) != 2 || !strings.HasPrefix(s.Forwards[0].Host, "127.0.0.1:") {
+		if s.PID != pid || len(s.Forwards) != 5 || !strings.HasPrefix(s.Forwards[0].Host, "127.0.0.1:") {
 			u.Errorf("%+v", s)
 		}
 		u.isOn("db1", "gw1", "gw2")

@@ -34,7 +34,7 @@ func (s State) Node(name string) (lab.NodeState, bool) {
 
 // Forward is a port of the cluster that the host reaches on 127.0.0.1.
 type Forward struct {
-	Name    string `json:"name"`    // of the virtual address
+	Name    string `json:"name"`    // of the virtual address, or of the node
 	Service string `json:"service"` // such as read-write
 	Guest   string `json:"guest"`   // address and port in the cluster's network
 	Host    string `json:"host"`    // address and port on this computer

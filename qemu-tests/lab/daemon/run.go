@@ -10,6 +10,7 @@ import (
 
 	"github.com/sirupsen/logrus"
 
+	"github.com/slipwayhq/slipway/firstboot/plan"
 	"github.com/slipwayhq/slipway/firstboot/topology"
 	"github.com/slipwayhq/slipway/internal/fault"
 	"github.com/slipwayhq/slipway/qemu-tests/drill/faults"
@@ -90,25 +91,38 @@ func Digest(path string) (string, error) {
 	return hex.EncodeToString(sum[:]), nil
 }
 
-// ForwardsOf are the ports of a topology's virtual addresses.
+// ForwardsOf are the ports at which people and clients find a topology's services: those
+// of its virtual addresses, and those of its dispatchers.
 func ForwardsOf(t *topology.Topology) []Forward {
 	var all []Forward
-	for _, v := range t.VIPs {
-		for _, p := range []struct {
+	p := t.Plan()
+	for _, v := range p.VIPs {
+		for _, s := range []struct {
 			service string
 			port    int
-		}{{ReadWrite, v.ReadWrite}, {ReadOnly, v.ReadOnly}} {
-			if p.port != 0 {
-				all = append(all, Forward{Name: v.Name, Service: p.service,
-					Guest: netip.AddrPortFrom(v.Address, uint16(p.port)).String()})
+		}{{ReadWrite, v.ReadWrite}, {ReadOnly, v.ReadOnly}, {Site, v.HTTPS}, {Gateway, v.Gateway}, {Tunnel, v.Tunnel}} {
+			if s.port != 0 {
+				all = append(all, Forward{Name: v.Name, Service: s.service,
+					Guest: netip.AddrPortFrom(v.Address.Addr(), uint16(s.port)).String()})
 			}
+		}
+	}
+	for _, n := range p.Nodes {
+		if n.Role == plan.DispatcherRole {
+			all = append(all, Forward{Name: n.Name, Service: Site, Guest: netip.AddrPortFrom(n.Address, dispatcherPort).String()})
 		}
 	}
 	return all
 }
 
-// Services behind a virtual address.
+// Services that are forwarded.
 const (
 	ReadWrite = "read-write" // the primary
 	ReadOnly  = "read-only"  // the replicas
+	Site      = "site"       // brokers' pages, or dispatchers'; HTTPS
+	Gateway   = "gateway"    // desktops in the browser
+	Tunnel    = "tunnel"     // desktops for other programs
 )
+
+// dispatcherPort is where dispatchers have their interface (profiles/dispatcher.yaml).
+const dispatcherPort = 443
