@@ -20,14 +20,14 @@ func (r *run) actions() *actions.Server {
 		After: r.lookNow,
 		Line:  func(text string) { r.tracker.Update(func(*status.Report) {}, text) },
 		Actions: slices.Concat([]actions.Action{
-			database.Switchover, database.ForgetMember, database.PromoteSite, database.DemoteSite, database.Position, database.ProbeSite,
+			database.Switchover, database.ForgetMember, database.PromoteSite, database.DemoteSite,
 			steps.Maintenance,
 			backup.Backup, backup.Taking,
 			consensus.Expel,
 			mirror.Load,
 			steps.Take(r.membership), steps.Leave(r.membership),
 		}, database.Restoring, r.versions.Actions(r.lookAtVersions)),
-		Looks: []actions.Action{backup.Looking},
+		Looks: []actions.Action{backup.Looking, database.Position, database.ProbeSite},
 	}
 }
 

@@ -194,7 +194,7 @@ func (p *promotion) signs(ctx context.Context, now overview.Overview) (signs []s
 				}
 			}
 			var result database.ProbeSiteResult
-			if err := c.Act(ctx, name, database.ProbeSite.Name, database.ProbeSiteArgs{Site: site}, &result, func(string) {}); err != nil {
+			if err := c.Ask(ctx, name, database.ProbeSite.Name, database.ProbeSiteArgs{Site: site}, &result); err != nil {
 				return nil, fmt.Errorf("%s cannot tell whether site %s is alive: %w", name, site, err)
 			}
 			for _, a := range result.Answers {

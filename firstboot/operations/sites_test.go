@@ -20,6 +20,7 @@ import (
 	"github.com/slipwayhq/slipway/firstboot/membertest"
 	"github.com/slipwayhq/slipway/firstboot/node"
 	"github.com/slipwayhq/slipway/firstboot/peers"
+	"github.com/slipwayhq/slipway/firstboot/pki"
 	"github.com/slipwayhq/slipway/firstboot/plan"
 	"github.com/slipwayhq/slipway/firstboot/role/database"
 	"github.com/slipwayhq/slipway/firstboot/status"
@@ -113,7 +114,7 @@ func (c *country) move(t *testing.T, n plan.Node) {
 			w.writes, w.standby = false, true // as package database has it
 		}
 		return nil
-	}, &actions.Server{Log: &actions.Log{Path: self.Path(actions.LogPath)}, Actions: c.actions(w)})
+	}, &actions.Server{Log: &actions.Log{Path: self.Path(actions.LogPath)}, Actions: c.actions(w), Looks: c.looks(w)})
 	// Agents hear of plans from the administrator alone here.
 	service.Dial = func(context.Context, string, string) (net.Conn, error) { return nil, fmt.Errorf("no way") }
 	service.Listen = func() (net.Listener, error) {
@@ -149,29 +150,35 @@ func (c *country) report(n plan.Node) status.Report {
 	}}
 }
 
-// actions are those of package database, played.
+// play is something that package database does, played.
+func (c *country) play(w *seat, a actions.Action, do func(args json.RawMessage) (any, error)) actions.Action {
+	return actions.Action{Name: a.Name, Run: func(_ context.Context, _ *actions.Env, args json.RawMessage) (any, error) {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		w.done = append(w.done, a.Name+" "+string(args))
+		return do(args)
+	}}
+}
+
 func (c *country) actions(w *seat) []actions.Action {
-	play := func(a actions.Action, do func(args json.RawMessage) (any, error)) actions.Action {
-		return actions.Action{Name: a.Name, Run: func(_ context.Context, _ *actions.Env, args json.RawMessage) (any, error) {
-			c.mu.Lock()
-			defer c.mu.Unlock()
-			w.done = append(w.done, a.Name+" "+string(args))
-			return do(args)
-		}}
-	}
 	return []actions.Action{
-		play(database.PromoteSite, func(json.RawMessage) (any, error) {
+		c.play(w, database.PromoteSite, func(json.RawMessage) (any, error) {
 			w.writes, w.standby = true, false
 			return database.SwitchoverResult{}, nil
 		}),
-		play(database.DemoteSite, func(json.RawMessage) (any, error) {
+		c.play(w, database.DemoteSite, func(json.RawMessage) (any, error) {
 			w.writes, w.standby = false, true
 			return nil, nil
 		}),
-		play(database.Position, func(json.RawMessage) (any, error) {
+	}
+}
+
+func (c *country) looks(w *seat) []actions.Action {
+	return []actions.Action{
+		c.play(w, database.Position, func(json.RawMessage) (any, error) {
 			return database.PositionResult{At: lsnText(w.at)}, nil
 		}),
-		play(database.ProbeSite, func(json.RawMessage) (any, error) {
+		c.play(w, database.ProbeSite, func(json.RawMessage) (any, error) {
 			found := database.ProbeSiteResult{Answers: w.seen}
 			if w.stops > 0 {
 				w.stops--
@@ -300,6 +307,26 @@ func TestASiteIsNotPromotedWhileTheOtherShowsAnySignOfLife(t *testing.T) {
 		}
 		if c.seats["b"].writes || strings.Contains(c.did("b"), "promote-site") || c.cluster.Plan.Generation != 1 {
 			t.Errorf("%s: something was done: %s", name, c.did("b"))
+		}
+	}
+}
+
+func TestADryRunOfAPromotionOnlyLooks(t *testing.T) {
+	for name, arrange := range map[string]func(c *country) Promotion{
+		"a site that is lost":  func(c *country) Promotion { c.lose("a"); return Promotion{} },
+		"a site that is alive": func(*country) Promotion { return Promotion{Force: "a"} },
+		"a planned switch":     func(*country) Promotion { return Promotion{Planned: true} },
+	} {
+		c := settle(t)
+		issue := c.cluster.TLS
+		c.cluster.TLS = func(right string) (tls.Certificate, *x509.CertPool, error) {
+			if right != pki.AdminRead {
+				t.Errorf("%s: a dry run took the right %q", name, right)
+			}
+			return issue(right)
+		}
+		if _, err := (&Runner{Cluster: c.cluster, DryRun: true, Say: func(string) {}}).Run(t.Context(), c.promote(arrange(c))); err != nil {
+			t.Errorf("%s: %v", name, err)
 		}
 	}
 }

@@ -112,7 +112,7 @@ func (p *promotion) furthest(ctx context.Context) (most uint64, asked []string, 
 
 func (p *promotion) position(ctx context.Context, node string) (uint64, error) {
 	var result database.PositionResult
-	if err := p.cluster.Act(ctx, node, database.Position.Name, struct{}{}, &result, func(string) {}); err != nil {
+	if err := p.cluster.Ask(ctx, node, database.Position.Name, struct{}{}, &result); err != nil {
 		return 0, err
 	}
 	var high, low uint32
@@ -211,7 +211,7 @@ func (p *promotion) fenced(ctx context.Context, say func(string)) error {
 		// A report that begins anew says nothing of the database.
 		for _, name := range answeringAt(p.cluster.Plan, now, p.other) {
 			var result database.ProbeSiteResult
-			if err := p.cluster.Act(ctx, name, database.ProbeSite.Name, database.ProbeSiteArgs{Site: p.other}, &result, func(string) {}); err != nil {
+			if err := p.cluster.Ask(ctx, name, database.ProbeSite.Name, database.ProbeSiteArgs{Site: p.other}, &result); err != nil {
 				return err.Error()
 			}
 			if len(result.Databases) > 0 {

@@ -51,7 +51,7 @@ type DemoteSiteArgs struct {
 	To string `json:"to"`
 }
 
-// Position tells how far this node's log goes.
+// Position tells how far this node's log goes. It changes nothing.
 var Position = actions.Action{Name: "wal-position", Run: func(ctx context.Context, e *actions.Env, _ json.RawMessage) (any, error) {
 	if !runs(e.Node.Member) {
 		return nil, fault.New(fault.Input, "%s is no database node", e.Node.Member.Self.Name)
@@ -65,7 +65,7 @@ type PositionResult struct {
 	At string `json:"at"`
 }
 
-// ProbeSite looks for signs of life of a site, as this node sees it.
+// ProbeSite looks for signs of life of a site, as this node sees it. It changes nothing.
 var ProbeSite = actions.Action{Name: "probe-site", Run: func(ctx context.Context, e *actions.Env, args json.RawMessage) (any, error) {
 	var a ProbeSiteArgs
 	if err := actions.Decode(args, &a); err != nil {
