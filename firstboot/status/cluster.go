@@ -72,6 +72,9 @@ type Database struct {
 	Standby  bool             `json:"standby"`             // replicates another site's
 	Paused   bool             `json:"paused"`
 	Members  []DatabaseMember `json:"members"`
+	// Demoting is the node that stops, in a pause, to have its site follow another one; ""
+	// unless that is under way, or was interrupted.
+	Demoting string `json:"demoting,omitempty"`
 	// Furnished is the issue of the credentials by which this node, as the primary, has made
 	// sure of all roles and their passwords; nil on others, and until it has.
 	Furnished *int64 `json:"furnished,omitempty"`

@@ -71,7 +71,8 @@ type record struct {
 	Cluster string `json:"cluster"` // the plan's ID
 	Scope   string `json:"scope"`
 	// Begun says that the directory was empty when Patroni was let to fill it, and
-	// that it has not been seen whole since: what is there is no loss.
+	// that it has not been seen whole since: what is there is no loss. With System, it
+	// says that this database is being put aside: what has its name still is whole.
 	Begun bool `json:"begun,omitempty"`
 	// System identifies the database that was whole here at last.
 	System string `json:"system,omitempty"`
@@ -127,16 +128,16 @@ func decide(m *member.Member, d data, r record, key string, found bool) (deed, e
 			WithMend("start an image with PostgreSQL %s, or move %s away to have it cloned anew", d.version, dataDir)
 	case d.empty && found && key == "" && makes:
 		return reopen, nil // the power went while this node made the database
-	case d.empty && !found && r.System != "" && makes:
+	case d.empty && !found && r.System != "" && !r.Begun && makes:
 		return 0, refuse("%s is empty, and the cluster's etcd does not know the database %s that was here", dataDir, r.System).
 			WithMend("bring back the data directory or another database node that has it; to begin with an empty database instead: rm %s", recordPath)
-	case d.empty && r.Begun:
+	case d.empty && r.Begun && r.System == "":
 		return start, nil
 	case d.empty:
 		return begin, nil
 	case d.system != "" && identifier.MatchString(key) && d.system == key:
 		return start, nil
-	case r.Begun && (d.system == "" || !identifier.MatchString(key)):
+	case r.Begun && r.System == "" && (d.system == "" || !identifier.MatchString(key)):
 		if makes && found && key == "" || makes && !found {
 			return reopen, nil
 		}

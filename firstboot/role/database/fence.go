@@ -208,14 +208,29 @@ func (s *Start) keepAside(ctx context.Context, n *node.Node, rest *patroni) (boo
 		}
 	}
 	name := divergedPrefix + time.Now().UTC().Format("20060102T150405Z")
-	if err := os.Rename(n.Path(dataDir), n.Path(name)); err != nil {
-		return false, err
-	}
-	if err := syncDir(n.Path(filepath.Dir(dataDir))); err != nil {
+	if err := putAside(n, name); err != nil {
 		return false, err
 	}
 	n.Changed("kept data aside that site %s may lack: %s (%s)", m.Plan.WritableSite(), name, why)
 	return true, nil
+}
+
+// putAside gives the data directory another name. That it is going to is noted first,
+// or an empty one would count as a loss after a power cut in between; what was in it is
+// noted too, or a whole one would count as half made.
+func putAside(n *node.Node, name string) error {
+	r, err := readRecord(n, n.Member)
+	if err != nil {
+		return err
+	}
+	r.Begun = true
+	if err := writeRecord(n, n.Member, r); err != nil {
+		return err
+	}
+	if err := os.Rename(n.Path(dataDir), n.Path(name)); err != nil {
+		return err
+	}
+	return syncDir(n.Path(filepath.Dir(dataDir)))
 }
 
 // syncDir has a directory's entries survive a power cut.

@@ -185,6 +185,109 @@ func TestASiteStartsAloneOnlyAfterItHasAskedTheOther(t *testing.T) {
 	}
 }
 
+func TestWhatIsPutAsideCountsAsNoLossAtOnce(t *testing.T) {
+	const ours = "7500000000000000001"
+	n := &node.Node{Root: t.TempDir(), Member: turnedTo(t, "a-db1", "b")}
+	if err := writeRecord(n, n.Member, record{System: ours, Turn: 3}); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.MkdirAll(n.Path(dataDir+"/base"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	name := divergedPrefix + "20261121T004500Z"
+	if err := putAside(n, name); err != nil {
+		t.Fatal(err)
+	}
+	// Here the power goes: nothing else is written down.
+	if got := keptAside(n); !slices.Equal(got, []string{name}) {
+		t.Errorf("kept aside: %q", got)
+	}
+	d, err := inspect(t.Context(), n)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := readRecord(n, n.Member)
+	if err != nil || !turned(n.Member, r) {
+		t.Errorf("%+v, %v: the node would not be fenced once more", r, err)
+	}
+	if what, err := decide(n.Member, d, r, "", false); err != nil || what != begin {
+		t.Errorf("%v, %v: the node does not clone the promoted site", what, err)
+	}
+}
+
+func TestTheEndOfALogThatDoesNotRunIsTold(t *testing.T) {
+	for name, c := range map[string]struct {
+		state   string
+		running bool
+		want    lsn
+	}{
+		"a primary that was shut down":           {"shut down", false, 0x5000029},
+		"a standby that was shut down":           {"shut down in recovery", false, 0x5000101},
+		"one that was shut down, and starts now": {"shut down in recovery", true, 0x5000101},
+		"a primary that lost its power":          {"in production", false, 0x5000101},
+		"a standby that lost its power":          {"in archive recovery", false, 0x5000101},
+		"a primary that may be running":          {"in production", true, 0},
+		"a standby that may be running":          {"in archive recovery", true, 0},
+	} {
+		n := &node.Node{Root: t.TempDir(), Run: tools{c.state}}
+		files := []string{dataDir + "/pg_wal/000000010000000000000005", "/usr/bin/env", "/usr/bin/sh", "/usr/bin/setpriv"}
+		if c.running {
+			files = append(files, postmasterPID)
+		}
+		for _, f := range files {
+			if err := os.MkdirAll(filepath.Dir(n.Path(f)), 0o700); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(n.Path(f), nil, 0o700); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if got, err := endOfLog(t.Context(), n); (err == nil) != (c.want != 0) || err == nil && got != c.want {
+			t.Errorf("%s: %v, %v; want %v", name, got, err, c.want)
+		}
+		if got, primary, err := position(t.Context(), n); (err == nil) != (c.want != 0) || primary {
+			t.Errorf("%s: %v, goes on: %v, %v", name, got, primary, err)
+		}
+	}
+}
+
+// tools answer for those of PostgreSQL on a data directory of which no server is to be
+// reached.
+type tools struct{ state string }
+
+func (r tools) Run(_ context.Context, c node.Command) (string, error) {
+	switch line := strings.Join(c.Argv, " "); {
+	case strings.Contains(line, "pg_controldata"):
+		return "Database cluster state:               " + r.state + `
+Latest checkpoint location:           0/5000028
+Latest checkpoint's REDO location:    0/5000028
+Latest checkpoint's TimeLineID:       1
+`, nil
+	case strings.Contains(line, "pg_waldump"):
+		return "rmgr: Standby len (rec/tot): 50/50, tx: 0, lsn: 0/05000100, prev 0/05000028, desc: RUNNING_XACTS\n", nil
+	}
+	return "", errors.New("no server")
+}
+
+func TestADemotionIsReadFromTheRunningConfiguration(t *testing.T) {
+	follows := tree{"host": "10.77.2.14"}
+	for name, c := range map[string]struct {
+		running tree
+		want    demoted
+	}{
+		"none":                            {tree{"pause": true}, demoted{}},
+		"one under way":                   {tree{"pause": true, demotedKey: tree{"node": "a-db1"}}, demoted{Node: "a-db1"}},
+		"one that somebody ended":         {tree{demotedKey: tree{"node": "a-db1"}}, demoted{}},
+		"one that is done":                {tree{"standby_cluster": follows, demotedKey: tree{"node": "a-db1", "at": "0/5000029"}}, demoted{At: "0/5000029"}},
+		"one of a site that writes again": {tree{demotedKey: tree{"node": "a-db1", "at": "0/5000029"}}, demoted{}},
+		"a site that was fenced instead":  {tree{"standby_cluster": follows, demotedKey: tree{"node": "a-db1"}}, demoted{}},
+	} {
+		if got := demotionIn(c.running); got != c.want {
+			t.Errorf("%s: %+v, want %+v", name, got, c.want)
+		}
+	}
+}
+
 func TestWhatWasKeptAsideIsToldUntilItIsGone(t *testing.T) {
 	n := &node.Node{Root: t.TempDir()}
 	if got := asideProblems(n); len(got) != 0 {

@@ -58,6 +58,11 @@ func (s *Start) Observe(ctx context.Context, n *node.Node, c *status.Cluster) er
 	if c.Database = &d; restore != nil {
 		d.Restore = restore.report()
 	}
+	if d.Paused {
+		if running, err := rest.config(ctx); err == nil {
+			d.Demoting = demotionIn(running).Node
+		}
+	}
 	wrong := append(problems(m, d, o, c.Excused), aside...)
 	primary := o.Role == "primary" && o.State == "running"
 	if primary || o.Role == standby && o.State == "running" && m.Site.StandbyOf != "" {
@@ -155,7 +160,10 @@ func problems(m *member.Member, d status.Database, self own, excused func(node s
 			say("%s is missing", n.Name)
 		}
 	}
-	if d.Paused {
+	switch {
+	case d.Demoting != "":
+		say("this site is being demoted, and %s stops for that; if nobody is at it any more: slipway demote-site %s", d.Demoting, m.Site.Name)
+	case d.Paused:
 		say("Patroni is paused: nothing is failed over; to go on: patronictl resume")
 	}
 	if self.Restart {

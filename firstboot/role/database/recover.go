@@ -306,19 +306,21 @@ const (
 	noCluster  = 4
 )
 
+// postmasterPID is there while a server runs, and after one that was killed.
+const postmasterPID = dataDir + "/postmaster.pid"
+
 // halt stops PostgreSQL in good order, if it runs outside of Patroni: its standbys have
 // all it has then, as far as they are connected. What a server has left behind that was
 // killed, or lost its power, goes: pgBackRest refuses to restore beside it.
 func halt(ctx context.Context, n *node.Node) error {
-	const mark = dataDir + "/postmaster.pid"
-	if !n.Exists(mark) {
+	if !n.Exists(postmasterPID) {
 		return nil
 	}
 	_, err := as(ctx, n, time.Minute, binDir+"/pg_ctl", "-D", dataDir, "-s", "status")
 	var exit *exec.ExitError
 	switch {
 	case errors.As(err, &exit) && (exit.ExitCode() == notRunning || exit.ExitCode() == noCluster):
-		_, err = n.Remove(mark)
+		_, err = n.Remove(postmasterPID)
 	case err == nil:
 		_, err = as(ctx, n, stopLimit, binDir+"/pg_ctl", "-D", dataDir, "-s", "-w", "-t", strconv.Itoa(int(stopLimit.Seconds())), "-m", "fast", "stop")
 	}

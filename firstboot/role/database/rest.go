@@ -100,8 +100,14 @@ func (p *patroni) follow(ctx context.Context) (changed bool, err error) {
 		return false, err
 	}
 	change, err := patch(running, p.m)
-	if err != nil || change == nil {
+	if err != nil {
 		return false, err
+	}
+	if _, noted := running[demotedKey]; noted && demotionIn(running) == (demoted{}) {
+		change = merged(change, tree{demotedKey: nil}) // somebody has ended the pause
+	}
+	if len(change) == 0 {
+		return false, nil
 	}
 	at, err := p.changes("/config")
 	if err != nil {

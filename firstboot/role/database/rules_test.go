@@ -60,6 +60,10 @@ func TestPatroniStartsOnlyOnDataThatIsTheClusters(t *testing.T) {
 		{"files of somebody", "a-db2", data{}, record{}, ours, "no whole database"},
 		{"an older PostgreSQL", "a-db2", data{version: "15", system: ours}, record{System: ours}, ours, "PostgreSQL 15"},
 		{"both the disk and etcd are lost", "a-db1", empty, record{System: ours}, absent, "does not know the database"},
+		{"the power went after the data were put aside", "a-db1", empty, record{Begun: true, System: ours}, absent, begin},
+		{"it went so on another node", "a-db2", empty, record{Begun: true, System: ours}, ours, begin},
+		{"it went just before, and this site takes the writes again", "a-db1", whole(ours), record{Begun: true, System: ours}, absent, start},
+		{"it went just before, and the data cannot be read any more", "a-db1", half, record{Begun: true, System: ours}, absent, "no whole database"},
 		{"a disk lost, replaced, etcd there", "a-db1", empty, record{System: ours}, ours, begin},
 	} {
 		key, found := c.key, c.key != absent

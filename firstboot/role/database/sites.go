@@ -8,12 +8,15 @@ import (
 	"net/http"
 	"net/netip"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
 	"github.com/slipwayhq/slipway/firstboot/actions"
+	"github.com/slipwayhq/slipway/firstboot/member"
 	"github.com/slipwayhq/slipway/firstboot/node"
 	"github.com/slipwayhq/slipway/firstboot/plan"
+	"github.com/slipwayhq/slipway/firstboot/role/consensus"
 	"github.com/slipwayhq/slipway/firstboot/role/mtls"
 	"github.com/slipwayhq/slipway/internal/fault"
 )
@@ -56,13 +59,28 @@ var Position = actions.Action{Name: "wal-position", Run: func(ctx context.Contex
 	if !runs(e.Node.Member) {
 		return nil, fault.New(fault.Input, "%s is no database node", e.Node.Member.Self.Name)
 	}
-	at, err := position(ctx, e.Node)
-	return PositionResult{at.String()}, err
+	at, primary, err := position(ctx, e.Node)
+	if err != nil {
+		return nil, err
+	}
+	result := PositionResult{At: at.String(), Primary: primary}
+	limited, cancel := context.WithTimeout(ctx, fenceLimit)
+	defer cancel()
+	if d, err := demotedBy(limited, e.Node.Member); err == nil {
+		result.Stopped = d.At
+	}
+	return result, nil
 }}
 
 // PositionResult is the end of what the node has (PostgreSQL's pg_lsn).
 type PositionResult struct {
 	At string `json:"at"`
+	// Primary says that this node takes writes now: its log goes on.
+	Primary bool `json:"primary,omitempty"`
+	// Stopped is where the log of the node's site ended when demote-site stopped its
+	// primary; "" where it was not demoted in good order, or etcd does not tell. The
+	// site has acknowledged nothing beyond it.
+	Stopped string `json:"stopped,omitempty"`
 }
 
 // ProbeSite looks for signs of life of a site, as this node sees it. It changes nothing.
@@ -129,7 +147,7 @@ func promoteSite(ctx context.Context, e *actions.Env, a PromoteSiteArgs) (*Switc
 		return nil, err
 	}
 	// In one step with the promotion, so that there is none without the mark.
-	change = merged(change, tree{"standby_cluster": nil, markKey: tree{"turn": a.Turn, "timeline": o.Timeline, "begins": nil}})
+	change = merged(change, tree{"standby_cluster": nil, demotedKey: nil, markKey: tree{"turn": a.Turn, "timeline": o.Timeline, "begins": nil}})
 	e.Say("site %s takes writes from now on", m.Site.Name)
 	if err := rest.patchConfig(ctx, change); err != nil {
 		return nil, err
@@ -163,7 +181,7 @@ func caughtUp(ctx context.Context, e *actions.Env, least string) error {
 	limited, cancel := context.WithTimeout(ctx, catchUpLimit)
 	defer cancel()
 	for {
-		at, err := position(limited, e.Node)
+		at, _, err := position(limited, e.Node)
 		if err == nil && at >= want {
 			e.Say("has all of the log up to %s", want)
 			return nil
@@ -175,26 +193,87 @@ func caughtUp(ctx context.Context, e *actions.Env, least string) error {
 	}
 }
 
-// position is the end of what a node has: what it has replayed, what it has written,
-// or, when it was shut down, its last checkpoint.
-func position(ctx context.Context, n *node.Node) (lsn, error) {
-	out, err := psql(ctx, n, "SELECT CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_flush_lsn() END;\n")
+// position is the end of what a node has, and whether it goes on by itself: what it
+// has replayed, what it has written, or, when it does not run, the last record in its
+// data directory.
+func position(ctx context.Context, n *node.Node) (at lsn, primary bool, err error) {
+	out, err := psql(ctx, n, "SELECT CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_flush_lsn() END, NOT pg_is_in_recovery();\n")
 	if err == nil {
-		return parseLSN(out)
+		place, is, _ := strings.Cut(strings.TrimSpace(out), "|")
+		at, err = parseLSN(place)
+		return at, is == "t", err
 	}
-	c, controlErr := control(ctx, n)
-	if controlErr != nil {
-		return 0, fmt.Errorf("PostgreSQL does not answer: %w", err)
+	at, endErr := endOfLog(ctx, n)
+	if endErr != nil {
+		return 0, false, fmt.Errorf("PostgreSQL does not answer (%w), and the end of its log cannot be told: %w", err, endErr)
 	}
-	if state := c["Database cluster state"]; state != "shut down" {
-		return 0, fmt.Errorf("PostgreSQL does not answer, and was not shut down as a primary (%s)", state)
-	}
-	// The checkpoint is the last record; whoever has replayed past its beginning has it.
-	at, err := parseLSN(c["Latest checkpoint location"])
-	return at + 1, err
+	return at, false, nil
 }
 
-// demoteSite stops the primary in good order and makes the site a standby.
+// endOfLog is the end of the log of a database that does not run. Whoever has replayed
+// past the beginning of its last record has all of it.
+func endOfLog(ctx context.Context, n *node.Node) (lsn, error) {
+	c, err := control(ctx, n)
+	if err != nil {
+		return 0, err
+	}
+	switch state := c["Database cluster state"]; {
+	case state == "shut down": // as a primary: the checkpoint is the last record
+		at, err := parseLSN(c["Latest checkpoint location"])
+		if err != nil {
+			return 0, err
+		}
+		return at + 1, nil
+	case state != "shut down in recovery" && n.Exists(postmasterPID):
+		return 0, fmt.Errorf("it may be running (%s)", state)
+	}
+	end, err := lastRecord(ctx, n)
+	if err != nil {
+		return 0, err
+	}
+	return end.at + 1, nil
+}
+
+// demoted is what demote-site notes in a site's dynamic configuration: which primary
+// stops, together with the pause in which it does, and where its log ended, together
+// with what makes the site a standby. It is gone when the site takes writes again.
+type demoted struct {
+	Node string // is stopping, in a pause
+	At   string // PostgreSQL's pg_lsn; "" unless the site is a standby because of it
+}
+
+// demotedKey is where it stands.
+const demotedKey = "slipway_demoted"
+
+// demotionIn is what a running configuration tells of one.
+func demotionIn(running tree) (d demoted) {
+	noted, _ := running[demotedKey].(tree)
+	if _, follows := running["standby_cluster"].(tree); follows {
+		d.At, _ = noted["at"].(string)
+	} else if running["pause"] == true {
+		d.Node, _ = noted["node"].(string)
+	}
+	return d
+}
+
+// demotedBy reads it from etcd, which tells it also while Patroni is stopped.
+func demotedBy(ctx context.Context, m *member.Member) (demoted, error) {
+	client, err := consensus.Dial(m)
+	if err != nil {
+		return demoted{}, err
+	}
+	defer client.Close()
+	text, found, err := client.Get(ctx, configKey(m))
+	if err != nil || !found {
+		return demoted{}, err
+	}
+	var running tree
+	err = json.Unmarshal([]byte(text), &running)
+	return demotionIn(running), err
+}
+
+// demoteSite stops the primary in good order and makes the site a standby. Where it was
+// interrupted between the two, it goes on, on the same node.
 func demoteSite(ctx context.Context, e *actions.Env, a DemoteSiteArgs) error {
 	m := e.Node.Member
 	if !runs(m) {
@@ -216,15 +295,16 @@ func demoteSite(ctx context.Context, e *actions.Env, a DemoteSiteArgs) error {
 		e.Say("site %s is a standby", m.Site.Name)
 		return nil
 	}
-	follow := tree{"pause": nil, "standby_cluster": followsSite(m, a.To)}
 	o, err := rest.own(ctx, m.Self)
 	if err != nil {
 		return fault.New(fault.Failed, "Patroni of %s does not answer: %s", m.Self.Name, mtls.Words(err))
 	}
 	if o.Role != "primary" || o.State != "running" {
-		if running["pause"] == true && o.State != "running" {
-			// Interrupted between the two: nobody takes writes.
-			return rest.stands(ctx, follow)
+		if demotionIn(running).Node == m.Self.Name && o.State != "running" {
+			e.Say("goes on: PostgreSQL is stopped, and nobody takes writes")
+			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), standLimit+seesLimit+scanLimit)
+			defer cancel()
+			return rest.stands(ctx, e, a.To)
 		}
 		return fault.New(fault.Failed, "%s is not the primary of site %s", m.Self.Name, m.Site.Name).WithMend("run the command again")
 	}
@@ -233,7 +313,7 @@ func demoteSite(ctx context.Context, e *actions.Env, a DemoteSiteArgs) error {
 	}
 	e.Say("PostgreSQL stops in good order; site %s gets all it has", a.To)
 	// Nobody shall take over as it stops.
-	if err := rest.patchConfig(ctx, tree{"pause": true}); err != nil {
+	if err := rest.patchConfig(ctx, tree{"pause": true, demotedKey: tree{"node": m.Self.Name, "at": nil}}); err != nil {
 		return err
 	}
 	// From here on it comes to an end even if the administrator goes away.
@@ -244,14 +324,10 @@ func demoteSite(ctx context.Context, e *actions.Env, a DemoteSiteArgs) error {
 		err = halt(ctx, e.Node)
 	}
 	if err != nil {
-		rest.patchConfig(ctx, tree{"pause": nil})
+		rest.patchConfig(ctx, tree{"pause": nil, demotedKey: nil})
 		return fault.New(fault.Failed, "PostgreSQL does not stop; it goes on as it was: %w", err)
 	}
-	if err := rest.stands(ctx, follow); err != nil {
-		return fault.New(fault.Failed, "PostgreSQL is stopped, and Patroni does not take up that it is a standby now: %s", mtls.Words(err)).WithMend("run the command again")
-	}
-	e.Say("site %s is a standby of site %s", m.Site.Name, a.To)
-	return nil
+	return rest.stands(ctx, e, a.To)
 }
 
 // sees waits until Patroni of this node says that something is so.
@@ -272,11 +348,26 @@ func (p *patroni) sees(ctx context.Context, what string, is func(own) bool) erro
 // stands makes a site whose PostgreSQL has been stopped a standby. Patroni has to have
 // seen the stop while it was paused: it takes it for a crash otherwise, and starts a
 // primary, for a moment.
-func (p *patroni) stands(ctx context.Context, follow tree) error {
-	if err := p.sees(ctx, "PostgreSQL is stopped", func(o own) bool { return o.State == "stopped" }); err != nil {
-		return err
+func (p *patroni) stands(ctx context.Context, e *actions.Env, to string) error {
+	err := p.sees(ctx, "PostgreSQL is stopped", func(o own) bool { return o.State == "stopped" })
+	var at lsn
+	if err == nil {
+		// A power cut leaves a mark of a server that runs.
+		err = halt(ctx, e.Node)
 	}
-	return p.patchConfig(ctx, follow)
+	if err == nil {
+		at, err = endOfLog(ctx, e.Node)
+	}
+	if err == nil {
+		err = p.patchConfig(ctx, tree{
+			"pause": nil, "standby_cluster": followsSite(p.m, to), demotedKey: tree{"node": p.m.Self.Name, "at": at.String()},
+		})
+	}
+	if err != nil {
+		return fault.New(fault.Failed, "PostgreSQL is stopped, and Patroni does not take up that it is a standby now: %s", mtls.Words(err)).WithMend("run the command again")
+	}
+	e.Say("site %s is a standby of site %s; its log ended at %s", p.m.Site.Name, to, at)
+	return nil
 }
 
 // followed makes sure that the other site streams, and is not far behind.

@@ -68,6 +68,20 @@ func (n *running) shows(t *testing.T, query, want string) {
 	t.Fatalf("%s: %s is %q, want %q\n%s", n.Member.Self.Name, query, got, want, n.Log(Unit))
 }
 
+// tells waits for what a node's report says of the database.
+func (n *running) tells(t *testing.T, what string, is func(status.Database) bool) {
+	t.Helper()
+	var c status.Cluster
+	for deadline := time.Now().Add(patience); time.Now().Before(deadline); time.Sleep(200 * time.Millisecond) {
+		c = status.Cluster{}
+		n.start.Observe(t.Context(), n.Node.Node.Node, &c)
+		if c.Database != nil && is(*c.Database) {
+			return
+		}
+	}
+	t.Fatalf("%s does not tell of %s: %+v\n%s", n.Member.Self.Name, what, c.Database, n.Log(Unit))
+}
+
 const rows = "SELECT string_agg(n::text, ',' ORDER BY n) FROM kept"
 
 func TestSitesTakeTurns(t *testing.T) {
@@ -83,6 +97,7 @@ func TestSitesTakeTurns(t *testing.T) {
 
 	next := aPlannedSwitchLosesNothing(t, p, first, second, far)
 	aLostSiteComesBackAsAStandby(t, next, first, second, far)
+	aDemotionThatLostItsPowerGoesOn(t, first, second, far)
 	nothingLogsASecret(t, nodes)
 }
 
@@ -109,6 +124,12 @@ func aPlannedSwitchLosesNothing(t *testing.T, p *plan.Plan, first, second, far *
 		}
 	}
 	t.Logf("site a's log ends at %s", end.At)
+	if stopped, err := parseLSN(end.Stopped); err != nil || end.Primary {
+		t.Errorf("the primary tells %+v, %v", end, err)
+	} else if at, err := parseLSN(end.At); err != nil || at < stopped {
+		t.Errorf("the primary stopped at %s, and its log ends at %s, %v", stopped, at, err)
+	}
+	aStoppedStandbyTellsItsEnd(t, second, end)
 	hears(t, next, first, second, far)
 	beyond, err := parseLSN(end.At)
 	if err != nil {
@@ -117,7 +138,7 @@ func aPlannedSwitchLosesNothing(t *testing.T, p *plan.Plan, first, second, far *
 	if err := far.asked(t, PromoteSite, PromoteSiteArgs{Turn: next.Turn, AtLeast: end.At}, nil); err != nil {
 		t.Fatalf("%v\n%s", err, far.Log(Unit))
 	}
-	if at, err := position(t.Context(), far.Node.Node.Node); err != nil || at <= beyond {
+	if at, goesOn, err := position(t.Context(), far.Node.Node.Node); err != nil || at <= beyond || !goesOn {
 		t.Errorf("site b goes on at %s, %v; site a's log ended at %s", at, err, end.At)
 	}
 	if got := far.sql(t, rows); got != "1,2" {
@@ -139,6 +160,76 @@ func aPlannedSwitchLosesNothing(t *testing.T, p *plan.Plan, first, second, far *
 		t.Errorf("site b is %+v", d)
 	}
 	return next
+}
+
+// aStoppedStandbyTellsItsEnd is what a fenced node does that waits for the other site.
+func aStoppedStandbyTellsItsEnd(t *testing.T, n *running, want PositionResult) {
+	if err := standStill(t.Context(), n.Node.Node.Node); err != nil {
+		t.Fatal(err)
+	}
+	var got PositionResult
+	if err := n.asked(t, Position, struct{}{}, &got); err != nil {
+		t.Fatal(err)
+	}
+	at, err := parseLSN(got.At)
+	end, endErr := parseLSN(want.At)
+	if err != nil || endErr != nil || at > end || got.Stopped != want.Stopped || got.Primary {
+		t.Errorf("%s tells %+v once it is stopped, and the primary %+v", n.Member.Self.Name, got, want)
+	}
+	t.Logf("the log of %s, which is stopped, ends at %s", n.Member.Self.Name, got.At)
+}
+
+// aDemotionThatLostItsPowerGoesOn cuts the power of site a's primary when Patroni is
+// paused and PostgreSQL has not stopped yet.
+func aDemotionThatLostItsPowerGoesOn(t *testing.T, first, second, far *running) {
+	lead, replica := first, second
+	if d := first.healthy(t); d.Leader() == "a-db2" {
+		lead, replica = second, first
+	}
+	name := lead.Member.Self.Name
+	rest, err := dial(lead.Member)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer rest.mtls.Close()
+	if err := rest.patchConfig(t.Context(), tree{"pause": true, demotedKey: tree{"node": name}}); err != nil {
+		t.Fatal(err)
+	}
+	if err := rest.sees(t.Context(), "it is paused", func(o own) bool { return o.Pause }); err != nil {
+		t.Fatal(err)
+	}
+	lead.sql(t, "INSERT INTO kept VALUES (6)")
+	lead.Output(t, "setpriv", "--reuid=postgres", "--regid=postgres", "--init-groups", binDir+"/pg_ctl", "-D", dataDir, "-s", "-w", "-m", "immediate", "stop")
+	replica.tells(t, "the demotion", func(d status.Database) bool { return d.Demoting == name && d.Leader() == "" })
+	if err := replica.asked(t, DemoteSite, DemoteSiteArgs{To: "b"}, nil); err == nil || !strings.Contains(err.Error(), "is not the primary") {
+		t.Errorf("another node goes on with it: %v", err)
+	}
+	if err := lead.asked(t, DemoteSite, DemoteSiteArgs{To: "b"}, nil); err != nil {
+		t.Fatalf("%v\n%s", err, lead.Log(Unit))
+	}
+	back := first
+	lead.tells(t, "a site that follows", func(d status.Database) bool {
+		if d.Leader() == "a-db2" {
+			back = second
+		}
+		return d.Standby && !d.Paused && d.Demoting == ""
+	})
+	far.shows(t, rows, "1,2,3,4,5,6")
+	var end PositionResult
+	if err := replica.asked(t, Position, struct{}{}, &end); err != nil || end.Stopped == "" {
+		t.Errorf("%s does not tell where the primary stopped: %+v, %v", replica.Member.Self.Name, end, err)
+	}
+	// By its plan it may take the writes again, and has all that it had.
+	if err := back.asked(t, PromoteSite, PromoteSiteArgs{Turn: back.Member.Plan.Turn, AtLeast: end.Stopped}, nil); err != nil {
+		t.Fatalf("%v\n%s", err, back.Log(Unit))
+	}
+	if got := back.sql(t, rows); got != "1,2,3,4,5,6" {
+		t.Errorf("after an interrupted demotion there is %s", got)
+	}
+	var now PositionResult
+	if err := back.asked(t, Position, struct{}{}, &now); err != nil || now.Stopped != "" || !now.Primary {
+		t.Errorf("a site that takes writes again tells %+v, %v", now, err)
+	}
 }
 
 func aLostSiteComesBackAsAStandby(t *testing.T, p *plan.Plan, first, second, far *running) {
