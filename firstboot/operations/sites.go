@@ -1,6 +1,7 @@
 package operations
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -28,13 +29,8 @@ type Promotion struct {
 	Ask bool
 }
 
-// heardLimit is how long a node may take until it goes by a newer plan, fenceLimit how
-// long the other site's nodes may take until they have fenced themselves.
-const (
-	heardLimit = time.Minute
-	fenceLimit = 2 * time.Minute
-	lookAgain  = time.Second
-)
+// lookAgain is the time between two looks at what is waited for.
+const lookAgain = time.Second
 
 // PromoteSite has a site's database take writes, instead of the other one's. It is
 // refused while anything of a site answers that is not known to be a standby.
@@ -50,8 +46,9 @@ type promotion struct {
 	Promotion
 	cluster *Cluster
 	publish Publish
-	lead    string // of the site
-	other   string // the site that takes writes, or did
+	lead    string   // of the site; "" where that is not known yet
+	other   string   // the site that takes writes, or did
+	reached []string // nodes of a site that is given up which have answered here
 	again   string
 	atLeast string // how far the site's log has to go
 }
@@ -61,14 +58,10 @@ func (p *promotion) prepare(ctx context.Context, now overview.Overview) (*Operat
 	if err := twoSites(c.Plan, p.Site); err != nil {
 		return nil, err
 	}
-	d, err := databaseOf(now, p.Site)
-	if err != nil {
+	p.other = p.rival(now)
+	if err := p.led(now); err != nil {
 		return nil, err
 	}
-	if p.lead = d.Leader(); p.lead == "" {
-		return nil, fault.New(fault.Failed, "nobody leads the database of site %s", p.Site).WithMend("see slipway status")
-	}
-	p.other = p.rival(now)
 	if p.Force != "" && p.Force != p.other {
 		return nil, fault.New(fault.Usage, "the site that may be alive is %s, not %q; nothing was done", p.other, p.Force)
 	}
@@ -79,13 +72,16 @@ func (p *promotion) prepare(ctx context.Context, now overview.Overview) (*Operat
 		Do:   p.announce,
 	}
 	promoted := writes(now, p.Site)
-	promote := Step{What: fmt.Sprintf("promote %s, and with it site %s", p.lead, p.Site), Done: promoted, Do: p.promote}
+	promote := Step{What: "promote site " + p.Site, Done: promoted, Do: p.promote}
+	if p.lead != "" {
+		promote.What = fmt.Sprintf("promote %s, and with it site %s", p.lead, p.Site)
+	}
 	op.Check = func(now overview.Overview) []string { return p.left(now) }
 	switch {
 	case promoted && c.Plan.WritableSite() == p.Site:
 		op.Steps = []Step{planned, promote}
 		return op, nil
-	case p.Planned || p.Force == "" && standsBy(now, p.other):
+	case p.Planned || p.Force == "" && p.quiet(now):
 		p.Planned = true
 		return op, p.prepareSwitch(now, op, planned, promote)
 	}
@@ -104,12 +100,56 @@ func (p *promotion) prepare(ctx context.Context, now overview.Overview) (*Operat
 	}
 	op.Word = p.other
 	op.Warnings = append([]string{fmt.Sprintf("SITE %s IS ALIVE. What it has acknowledged, and site %s has not got, will be missing (kept aside at site %s). To lose nothing: %s --planned", p.other, p.Site, p.other, p.again)}, signs...)
-	if reached := answeringAt(c.Plan, now, p.other); len(reached) > 0 {
-		op.Steps = slices.Insert(op.Steps, 1, Step{What: fmt.Sprintf("wait until site %s has fenced itself", p.other), Do: p.fenced})
-	} else {
+	p.reached = answeringAt(c.Plan, now, p.other)
+	if len(p.reached) == 0 {
 		op.Warnings = append(op.Warnings, fmt.Sprintf("no agent of site %s answers here, so it cannot be fenced from here: BOTH SITES TAKE WRITES until its nodes hear of the plan from the others. Switch it off if you can", p.other))
+		return op, nil
+	}
+	op.Steps = slices.Insert(op.Steps, 1, Step{What: fmt.Sprintf("wait until site %s has fenced itself", p.other), Do: p.fenced})
+	for _, n := range c.Plan.DatabaseNodes(p.other) {
+		if !slices.Contains(p.reached, n.Name) {
+			op.Warnings = append(op.Warnings, fmt.Sprintf("the agent of %s does not answer here, so it cannot be fenced from here. If no other node of site %s reaches it, and it takes writes, IT GOES ON until it hears of the plan. Switch it off if you can", n.Name, p.other))
+		}
 	}
 	return op, nil
+}
+
+// led finds out who leads the site. Nobody needs to yet where the other one has stopped
+// its writes for this: there is no way but on then.
+func (p *promotion) led(now overview.Overview) error {
+	d, err := databaseOf(now, p.Site)
+	if err == nil && d.Demoting != "" {
+		return fault.New(fault.Failed, "site %s is being demoted", p.Site).
+			WithMend("if nobody is at it any more: slipway demote-site %s; then: %s", p.Site, p.again)
+	}
+	p.lead = d.Leader()
+	answers := slices.ContainsFunc(p.cluster.Plan.DatabaseNodes(p.Site), func(n plan.Node) bool { return now.Word(n.Name) != nil })
+	if p.lead != "" || answers && p.Force == "" && p.quiet(now) {
+		return nil
+	}
+	return cmp.Or(err, error(fault.New(fault.Failed, "nobody leads the database of site %s", p.Site).WithMend("see slipway status")))
+}
+
+// quiet reports whether the other site has stepped aside.
+func (p *promotion) quiet(now overview.Overview) bool { return standsBy(now, p.other) || p.aside(now) }
+
+// aside reports whether the other site takes no writes because the plan has this one
+// take them: each of its database nodes that answers goes by that plan. They have
+// stopped until this site writes, and tell nothing of a database.
+func (p *promotion) aside(now overview.Overview) bool {
+	c := p.cluster
+	if c.Plan.Turn == 0 || c.Plan.WritableSite() != p.Site || writes(now, p.other) {
+		return false
+	}
+	answers := false
+	for _, n := range c.Plan.DatabaseNodes(p.other) {
+		w := now.Word(n.Name)
+		if w != nil && w.Generation < c.Plan.Turn {
+			return false
+		}
+		answers = answers || w != nil
+	}
+	return answers
 }
 
 // twoSites makes sure that there is a site to promote, and another one.

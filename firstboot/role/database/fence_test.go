@@ -278,7 +278,7 @@ func TestADemotionIsReadFromTheRunningConfiguration(t *testing.T) {
 		"none":                            {tree{"pause": true}, demoted{}},
 		"one under way":                   {tree{"pause": true, demotedKey: tree{"node": "a-db1"}}, demoted{Node: "a-db1"}},
 		"one that somebody ended":         {tree{demotedKey: tree{"node": "a-db1"}}, demoted{}},
-		"one that is done":                {tree{"standby_cluster": follows, demotedKey: tree{"node": "a-db1", "at": "0/5000029"}}, demoted{At: "0/5000029"}},
+		"one that is done":                {tree{"standby_cluster": follows, demotedKey: tree{"node": "a-db1", "at": "0/5000029", "turn": 5.0}}, demoted{At: "0/5000029", Turn: 5}},
 		"one of a site that writes again": {tree{demotedKey: tree{"node": "a-db1", "at": "0/5000029"}}, demoted{}},
 		"a site that was fenced instead":  {tree{"standby_cluster": follows, demotedKey: tree{"node": "a-db1"}}, demoted{}},
 	} {

@@ -67,7 +67,7 @@ var Position = actions.Action{Name: "wal-position", Run: func(ctx context.Contex
 	limited, cancel := context.WithTimeout(ctx, fenceLimit)
 	defer cancel()
 	if d, err := demotedBy(limited, e.Node.Member); err == nil {
-		result.Stopped = d.At
+		result.Stopped, result.Turn = d.At, d.Turn
 	}
 	return result, nil
 }}
@@ -81,6 +81,8 @@ type PositionResult struct {
 	// primary; "" where it was not demoted in good order, or etcd does not tell. The
 	// site has acknowledged nothing beyond it.
 	Stopped string `json:"stopped,omitempty"`
+	// Turn is that of the plan by which the site took writes until then.
+	Turn int64 `json:"turn,omitempty"`
 }
 
 // ProbeSite looks for signs of life of a site, as this node sees it. It changes nothing.
@@ -240,6 +242,7 @@ func endOfLog(ctx context.Context, n *node.Node) (lsn, error) {
 type demoted struct {
 	Node string // is stopping, in a pause
 	At   string // PostgreSQL's pg_lsn; "" unless the site is a standby because of it
+	Turn int64  // of the plan by which the site took writes until then
 }
 
 // demotedKey is where it stands.
@@ -250,6 +253,8 @@ func demotionIn(running tree) (d demoted) {
 	noted, _ := running[demotedKey].(tree)
 	if _, follows := running["standby_cluster"].(tree); follows {
 		d.At, _ = noted["at"].(string)
+		turn, _ := noted["turn"].(float64) // a plan's generation, far below 2^53
+		d.Turn = int64(turn)
 	} else if running["pause"] == true {
 		d.Node, _ = noted["node"].(string)
 	}
@@ -360,7 +365,7 @@ func (p *patroni) stands(ctx context.Context, e *actions.Env, to string) error {
 	}
 	if err == nil {
 		err = p.patchConfig(ctx, tree{
-			"pause": nil, "standby_cluster": followsSite(p.m, to), demotedKey: tree{"node": p.m.Self.Name, "at": at.String()},
+			"pause": nil, "standby_cluster": followsSite(p.m, to), demotedKey: tree{"node": p.m.Self.Name, "at": at.String(), "turn": p.m.Plan.Turn},
 		})
 	}
 	if err != nil {
