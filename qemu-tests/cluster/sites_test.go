@@ -79,7 +79,8 @@ func (s sites) once(address, query string) (string, error) {
 	return "", nil
 }
 
-// sql asks until it is answered.
+// sql asks until it is answered. An answer may be lost: what it asks has to come out the
+// same a second time.
 func (s sites) sql(address, query string) string {
 	s.Helper()
 	for deadline := time.Now().Add(readyTime); ; time.Sleep(askAgain) {
@@ -94,6 +95,12 @@ func (s sites) sql(address, query string) string {
 	}
 }
 
+// adds has the database at an address take a line.
+func (s sites) adds(address, line string) {
+	s.Helper()
+	s.sql(address, fmt.Sprintf("insert into lines values ('%s') on conflict do nothing", line))
+}
+
 const allLines = "select string_agg(line, ', ' order by line) from lines"
 
 // on asks a node's own database.
@@ -105,14 +112,21 @@ func (s sites) on(node, query string) string {
 // replicates waits until a node's database holds these lines.
 func (s sites) replicates(node, want string) {
 	s.Helper()
-	got := ""
+	s.becomes(want, node, fmt.Sprintf(`sudo runuser -u postgres -- psql -XqtA -d app -c "%s"`, allLines))
+}
+
+// becomes waits until a command on a node prints this.
+func (s sites) becomes(want, node, command string) {
+	s.Helper()
+	got, said := "", ""
 	for deadline := time.Now().Add(readyTime); time.Now().Before(deadline); time.Sleep(askAgain) {
-		_, out, _ := s.call("ssh", "cluster.yaml", node, "--", fmt.Sprintf(`sudo runuser -u postgres -- psql -XqtA -d app -c "%s"`, allLines))
+		var out string
+		_, out, said = s.call("ssh", "cluster.yaml", node, "--", command)
 		if got = strings.TrimSpace(out); got == want {
 			return
 		}
 	}
-	s.Fatalf("%s holds %q, want %q", node, got, want)
+	s.Fatalf("%s says %q, want %q: %s", node, got, want, said)
 }
 
 // order has something happen to the power of nodes.
@@ -172,8 +186,8 @@ func TestSitesSwitchOver(t *testing.T) {
 
 	s.part("both sites are well, and site a takes the writes", func(s sites) {
 		s.becomesWhole("a")
-		s.sql("database-a", "create table lines (line text primary key)")
-		s.sql("database", "insert into lines values ('1 at both')")
+		s.sql("database-a", "create table if not exists lines (line text primary key)")
+		s.adds("database", "1 at both")
 		s.replicates("b-db1", "1 at both")
 		s.refuses("database-b")
 	})
@@ -189,7 +203,7 @@ func TestSitesSwitchOver(t *testing.T) {
 		if _, err := daemon.NewClient(s.place()).Inject(s.Context(), "isolation", []string{"b-db1"}); err != nil {
 			s.Fatal(err)
 		}
-		s.sql("database-a", "insert into lines values ('2 at site a alone')")
+		s.adds("database-a", "2 at site a alone")
 		s.order(daemon.Crash, "a-db1", "a-lb1")
 		if _, err := daemon.NewClient(s.place()).Heal(s.Context()); err != nil {
 			s.Fatal(err)
@@ -202,13 +216,13 @@ func TestSitesSwitchOver(t *testing.T) {
 		begun := time.Now()
 		said := s.runs("promote-site", "b", "cluster.yaml", "--yes")
 		s.says(said, "What it acknowledged and had not sent yet is missing afterwards")
-		s.sql("database", "insert into lines values ('3 at site b')") // where site a was found before
+		s.adds("database", "3 at site b") // where site a was found before
 		s.Logf("from the decision to the first line: %.0f s", time.Since(begun).Seconds())
 		if got := s.sql("database-b", allLines); got != "1 at both, 3 at site b" {
 			t.Errorf("site b has %q", got)
 		}
 		// A client that knows both addresses needs no hand.
-		s.says(s.ssh("b-db1", "PGPASSWORD="+s.secret+` psql -XqtA "host=10.77.1.10,10.77.2.10 port=5432 user=app dbname=app sslmode=require connect_timeout=5 target_session_attrs=read-write" -c 'select inet_server_addr()'`), "10.77.2.10")
+		s.becomes("10.77.2.10", "b-db1", "PGPASSWORD="+s.secret+` psql -XqtA "host=10.77.1.10,10.77.2.10 port=5432 user=app dbname=app sslmode=require connect_timeout=60 target_session_attrs=read-write" -c 'select inet_server_addr()'`)
 	})
 	s.part("site a comes back, takes no writes and follows without a hand", func(s sites) {
 		s.order(daemon.Start, "a-db1", "a-lb1")
@@ -240,7 +254,7 @@ func TestSitesSwitchOver(t *testing.T) {
 		s.says(s.runs("demote-site", "b", "cluster.yaml", "--yes"), "no site takes writes afterwards")
 		s.refuses("database-b")
 		s.runs("promote-site", "a", "cluster.yaml", "--yes")
-		s.sql("database", "insert into lines values ('4 at site a again')")
+		s.adds("database", "4 at site a again")
 		if got := s.sql("database-a", allLines); got != "1 at both, 3 at site b, 4 at site a again" {
 			s.Errorf("site a has %q", got)
 		}
