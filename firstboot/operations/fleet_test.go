@@ -50,6 +50,7 @@ type fleet struct {
 	story    []string
 	broken   map[string]bool // nodes on which v2 and later do not come up
 	stuck    map[string]bool // nodes on which they are never ready
+	slow     int             // looks at a node between the wish that it starts anew and the start
 	cuts     int             // connections that are still to be lost
 	taken    int64           // bytes that nodes took
 }
@@ -313,7 +314,7 @@ func (m *machine) Run(_ context.Context, c node.Command) (string, error) {
 		// It takes a while, in which somebody looks.
 		for seen := false; !seen; time.Sleep(5 * time.Millisecond) {
 			m.w.mu.Lock()
-			if seen = m.looks > 0; seen {
+			if seen = m.looks > m.w.slow; seen {
 				m.restart()
 			}
 			m.w.mu.Unlock()

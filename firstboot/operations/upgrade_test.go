@@ -160,6 +160,7 @@ func TestAFactoryResetIsRefusedWhereTheClusterCountsOnTheData(t *testing.T) {
 
 func TestANodeIsResetAsOftenAsThatIsAskedFor(t *testing.T) {
 	w := newFleet(t)
+	w.slow = 2
 	story := []string{"a-db2 maintenance true", "a-db2 starts v1", "a-db2 maintenance false"}
 	for range 2 { // with no other start in between
 		w.story = nil
