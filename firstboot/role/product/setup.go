@@ -11,6 +11,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"github.com/slipwayhq/slipway/builder/manifest"
 	"github.com/slipwayhq/slipway/firstboot/member"
 	"github.com/slipwayhq/slipway/firstboot/node"
 	"github.com/slipwayhq/slipway/internal/fault"
@@ -240,11 +241,6 @@ func run(ctx context.Context, n *node.Node, g guard) error {
 		return err
 	}
 	n.Waiting("setting the product up: %s", p.Setup.Command[0])
-	argv := []string{"setpriv", "--reuid=" + user(p), "--regid=" + user(p), "--init-groups", "--", "env"}
-	for _, v := range env {
-		argv = append(argv, v.Name+"="+v.Value)
-	}
-	argv = append(argv, p.Setup.Command...)
 	seconds := p.Setup.Timeout
 	if seconds == 0 {
 		seconds = setupSeconds
@@ -252,7 +248,7 @@ func run(ctx context.Context, n *node.Node, g guard) error {
 	working, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
 	go g.keep(working, func(why error) { stop(why) })
-	_, err = n.Execute(working, node.Command{Argv: argv, Timeout: time.Duration(seconds) * time.Second})
+	_, err = n.Execute(working, node.Command{Argv: setupArgv(p, env), Timeout: time.Duration(seconds) * time.Second})
 	if cause := context.Cause(working); cause != nil && ctx.Err() == nil {
 		err = cause
 	}
@@ -267,6 +263,16 @@ func run(ctx context.Context, n *node.Node, g guard) error {
 	}
 	n.Changed("set the product up")
 	return nil
+}
+
+// setupArgv is the command of the set-up as the product's own user runs it, with that
+// user's home: libpq looks there for a client's certificate, and gives up where it may not look.
+func setupArgv(p manifest.Product, env []Variable) []string {
+	argv := []string{"setpriv", "--reuid=" + user(p), "--regid=" + user(p), "--init-groups", "--reset-env", "--", "env"}
+	for _, v := range env {
+		argv = append(argv, v.Name+"="+v.Value)
+	}
+	return append(argv, p.Setup.Command...)
 }
 
 // made takes the shared files as set-up has left them for their first version.

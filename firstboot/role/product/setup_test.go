@@ -3,6 +3,9 @@ package product
 import (
 	"context"
 	"os"
+	"os/exec"
+	accounts "os/user"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -156,5 +159,30 @@ func TestWithoutADatabaseAProductOfAClusterIsNotSetUp(t *testing.T) {
 	}
 	if _, err := os.Stat(n.Path("/ran")); err == nil {
 		t.Error("it ran")
+	}
+}
+
+// The agent is root, and root's home is nothing that a product's user may look into.
+func TestSetUpHasItsUsersHomeAndWhatItIsToldAndNothingOfTheAgents(t *testing.T) {
+	who, err := accounts.Lookup("nobody")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("HOME", "/root")
+	t.Setenv("NOTIFY_SOCKET", "/run/systemd/notify")
+	argv := setupArgv(manifest.Product{User: "nobody", Setup: manifest.Setup{Command: []string{"/usr/bin/env"}}},
+		[]Variable{{Name: "PGHOST", Value: "10.77.1.10"}, {Name: "SLIPWAY_PEERS", Value: "br1=10.77.1.31 br2=10.77.1.32"}})
+	out, err := exec.Command(argv[0], argv[1:]...).CombinedOutput()
+	if err != nil {
+		t.Fatalf("%q: %v\n%s", argv, err, out)
+	}
+	said := strings.Split(strings.TrimSpace(string(out)), "\n")
+	for _, want := range []string{"HOME=" + who.HomeDir, "USER=nobody", "PGHOST=10.77.1.10", "SLIPWAY_PEERS=br1=10.77.1.31 br2=10.77.1.32"} {
+		if !slices.Contains(said, want) {
+			t.Errorf("%s is not in\n%s", want, out)
+		}
+	}
+	if strings.Contains(string(out), "NOTIFY_SOCKET") {
+		t.Errorf("the agent's own environment is in\n%s", out)
 	}
 }
