@@ -164,20 +164,20 @@ func TestWithoutADatabaseAProductOfAClusterIsNotSetUp(t *testing.T) {
 
 // The agent is root, and root's home is nothing that a product's user may look into.
 func TestSetUpHasItsUsersHomeAndWhatItIsToldAndNothingOfTheAgents(t *testing.T) {
-	who, err := accounts.Lookup("nobody")
+	who, err := accounts.Lookup("www-data")
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Setenv("HOME", "/root")
 	t.Setenv("NOTIFY_SOCKET", "/run/systemd/notify")
-	argv := setupArgv(manifest.Product{User: "nobody", Setup: manifest.Setup{Command: []string{"/usr/bin/env"}}},
+	argv := setupArgv(manifest.Product{User: "www-data", Setup: manifest.Setup{Command: []string{"/usr/bin/env"}}},
 		[]Variable{{Name: "PGHOST", Value: "10.77.1.10"}, {Name: "SLIPWAY_PEERS", Value: "br1=10.77.1.31 br2=10.77.1.32"}})
 	out, err := exec.Command(argv[0], argv[1:]...).CombinedOutput()
 	if err != nil {
 		t.Fatalf("%q: %v\n%s", argv, err, out)
 	}
 	said := strings.Split(strings.TrimSpace(string(out)), "\n")
-	for _, want := range []string{"HOME=" + who.HomeDir, "USER=nobody", "PGHOST=10.77.1.10", "SLIPWAY_PEERS=br1=10.77.1.31 br2=10.77.1.32"} {
+	for _, want := range []string{"HOME=" + who.HomeDir, "USER=www-data", "PGHOST=10.77.1.10", "SLIPWAY_PEERS=br1=10.77.1.31 br2=10.77.1.32"} {
 		if !slices.Contains(said, want) {
 			t.Errorf("%s is not in\n%s", want, out)
 		}
