@@ -6,7 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net/http"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -160,4 +163,53 @@ func TestASwarmMakesItselfBearsALossAndTakesTheReplacementIn(t *testing.T) {
 	})
 	anew.work(s)
 	wait(t, "it is unlocked", func() error { return settled(all...) })
+}
+
+// TestAnImageThatLostItsFilesIsBroughtAnew takes from a real Docker what a power cut may
+// take: the files of an image that it goes on to know.
+func TestAnImageThatLostItsFilesIsBroughtAnew(t *testing.T) {
+	p, s := site(1), &street{}
+	e := newEngine(t, roletest.Members(t, p)["d1"])
+	appliance(t, e)
+	e.power()
+	e.work(s)
+	wait(t, "it serves", func() error { return settled(e) })
+	note := e.File(t, keptPath)
+
+	// A node whose agent has noted nothing so far keeps the image that its containers run from.
+	e.rest()
+	if _, err := e.Remove(keptPath); err != nil {
+		t.Fatal(err)
+	}
+	e.work(s)
+	wait(t, "it is noted again", func() error {
+		if got, err := e.Read(keptPath); err != nil || string(got) != note {
+			return fmt.Errorf("the note says %q, %v", got, err)
+		}
+		return nil
+	})
+	if at, err := served(e); err != nil || at != "d1" {
+		t.Errorf("meanwhile the service says %q, %v", at, err)
+	}
+
+	e.rest()
+	e.halt()
+	lost := 0
+	for _, dir := range engineDirs {
+		filepath.WalkDir(e.Path(dir), func(path string, d fs.DirEntry, err error) error {
+			if err == nil && d.Type().IsRegular() && strings.Contains(path, "/snapshots/") && os.Remove(path) == nil {
+				lost++
+			}
+			return nil
+		})
+	}
+	if lost == 0 {
+		t.Fatal("no file of the image was found")
+	}
+	if _, err := e.Remove(keptPath); err != nil {
+		t.Fatal(err)
+	}
+	e.power()
+	e.work(s)
+	wait(t, "it serves again", func() error { return settled(e) })
 }
