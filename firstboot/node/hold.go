@@ -3,6 +3,7 @@ package node
 import (
 	"context"
 	"path/filepath"
+	"time"
 )
 
 // holdDir holds one file for each unit that must not start yet. Such units
@@ -41,6 +42,24 @@ func (n *Node) Release(ctx context.Context, unit string) error {
 	}
 	_, err := n.Remove(file + releasing)
 	return err
+}
+
+// startAgain is how often ReleaseAndWait looks whether a unit runs.
+const startAgain = time.Second
+
+// ReleaseAndWait is Release for a step that ends once the unit runs, or with the context.
+func (n *Node) ReleaseAndWait(ctx context.Context, unit string) error {
+	if err := n.Release(ctx, unit); err != nil {
+		return err
+	}
+	for !n.UnitActive(ctx, unit) {
+		n.Waiting("%s has not started; see: journalctl -u %s", unit, unit)
+		if !Sleep(ctx, startAgain) {
+			return ctx.Err()
+		}
+	}
+	n.Waiting("")
+	return nil
 }
 
 // Unhold takes a hold away without starting the unit.

@@ -42,17 +42,7 @@ func (*Start) Apply(ctx context.Context, n *node.Node) error {
 	if !Takes(n.Member) || len(n.Member.Plan.BackupPeers(n.Member.Self.Name)) == 0 {
 		return nil
 	}
-	if err := n.Release(ctx, Unit); err != nil {
-		return err
-	}
-	for !n.UnitActive(ctx, Unit) {
-		n.Waiting("%s has not started; see: journalctl -u %s", Unit, Unit)
-		if !node.Sleep(ctx, pause) {
-			return ctx.Err()
-		}
-	}
-	n.Waiting("")
-	return nil
+	return n.ReleaseAndWait(ctx, Unit)
 }
 
 // Observe implements steps.Observer. The work goes on beside it, since an observer
