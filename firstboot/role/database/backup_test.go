@@ -2,6 +2,7 @@ package database
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -161,11 +162,21 @@ func (k *kept) restoreFrom(t *testing.T, want Request) *Restore {
 	}
 	// An attempt ended before it had written down what it restores.
 	k.first.Output(t, "install", "-d", "-o", user, "-g", user, "-m", "700", dataDir+"/base/1")
-	short, cancel := context.WithTimeout(t.Context(), 700*time.Millisecond)
-	if _, err := BringBack(short, k.first.Node.Node.Node, want, say); err == nil {
-		t.Log("was not interrupted in time")
+	// Others end while the server starts, the earliest before it has said that it does.
+	for _, after := range []time.Duration{5, 10, 15, 20, 25, 30, 400} {
+		short, cancel := context.WithCancel(t.Context())
+		_, err := BringBack(short, k.first.Node.Node.Node, want, func(text string) {
+			if strings.HasPrefix(text, "recovering") {
+				time.AfterFunc(after*time.Millisecond, cancel)
+			}
+		})
+		cancel()
+		if err == nil {
+			t.Logf("was done within %d ms", after)
+		} else if !errors.Is(err, context.Canceled) {
+			t.Errorf("interrupted %d ms after the recovery began: %v", after, err)
+		}
 	}
-	cancel()
 	var r *Restore
 	for range 2 {
 		var err error

@@ -210,8 +210,10 @@ func recoverUp(ctx context.Context, n *node.Node) error {
 	if _, err := n.Remove(restoreLog); err != nil {
 		return err
 	}
-	// Without hot standby pg_ctl is content as soon as the recovery has begun.
-	if _, err := as(ctx, n, bringLimit, binDir+"/pg_ctl", "-D", dataDir, "-s", "-w", "-t", strconv.Itoa(int(bringLimit.Seconds())), "-l", restoreLog, "start"); err != nil {
+	// Without hot standby pg_ctl is content as soon as the recovery has begun. Nothing
+	// interrupts it before: halt would not find a server that has not written its
+	// postmaster.pid yet, and the next attempt would restore beneath it.
+	if _, err := as(context.WithoutCancel(ctx), n, bringLimit, binDir+"/pg_ctl", "-D", dataDir, "-s", "-w", "-t", strconv.Itoa(int(bringLimit.Seconds())), "-l", restoreLog, "start"); err != nil {
 		return lastWords(ctx, n, err)
 	}
 	for {
