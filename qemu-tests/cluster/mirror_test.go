@@ -31,13 +31,17 @@ const (
 	aside   = "figlet"
 )
 
-// TestAirGapped tells the story of examples/air-gapped, without its second database: discs come to
-// a mirror, and what they bring is all that the other nodes can install. The bundle is
-// a real one, made from images.lock. It takes a quarter of an hour under TCG:
+// TestAirGapped tells the story of examples/air-gapped, without its second database: a disc, a
+// disk and a stick come to a mirror, and what they bring is all that the other nodes can install.
+// The bundle is a real one, made from images.lock. It takes a quarter of an hour under TCG:
 //
 //	make long
 func TestAirGapped(t *testing.T) {
-	discs, key := carry(t)
+	volumes, key := carry(t)
+	disc, disks := disc(t, volumes[0]), []string{onExt4(t, volumes[1])}
+	for _, v := range volumes[2:] {
+		disks = append(disks, onFAT(t, v))
+	}
 	s := newSite(t, airGapped(t, key))
 
 	s.part(t, "the mirror serves nothing yet, and nodes have no other sources", func(t *testing.T, s *site) {
@@ -62,20 +66,24 @@ func TestAirGapped(t *testing.T) {
 			t.Errorf("it says %s", said)
 		}
 	})
-	s.part(t, "the first disc comes last", func(t *testing.T, s *site) {
+	s.part(t, "disks, one without and one with partitions, come before the disc with the first volume", func(t *testing.T, s *site) {
 		m := s.Node("mirror1")
-		for _, disc := range discs[1:] {
-			m.InsertCD(disc)
+		for i, disk := range disks {
+			if err := m.Lab().AttachDisk(s.Life(), disk, fmt.Sprintf("medium-%d", i+2)); err != nil {
+				t.Fatal(err)
+			}
+			m.WaitUntilSucceeds(fmt.Sprintf("ls /dev/disk/by-id/*medium-%d && udevadm settle", i+2))
 			if ok, said := s.load(t); !ok || !strings.Contains(said, "still to come: volume 1") {
-				t.Errorf("after %s: %s", disc, said)
+				t.Errorf("after %s: %s", disk, said)
 			}
 		}
 		s.Node("db1").MustFail("apt-get update --error-on=any")
-		m.InsertCD(discs[0])
+		m.InsertCD(disc)
 		if ok, said := s.load(t); !ok || !strings.Contains(said, "edition 1 of plant-7 is complete and published") {
 			t.Errorf("after all: %s", said)
 		}
 		m.EjectCD()
+		m.Succeed("modprobe udf && modprobe exfat") // which no program here writes without a mount
 		if out := m.Succeed("ls -A /run/slipway/mirror/media; findmnt -rno TARGET | grep /run/slipway/mirror || true"); out != "" {
 			t.Errorf("left behind: %s", out)
 		}
@@ -129,21 +137,12 @@ func (s *site) load(t *testing.T) (ok bool, said string) {
 	return err == nil, b.String()
 }
 
-// carry makes a bundle of several volumes as the connected side does, and a disc of each.
-func carry(t *testing.T) (discs []string, key string) {
+// carry makes a bundle of several volumes as the connected side does.
+func carry(t *testing.T) (volumes []string, key string) {
 	t.Helper()
 	dir := t.TempDir()
 	program, project := filepath.Join(dir, "slipway"), "../.."
-	run := func(name string, args ...string) string {
-		cmd := exec.Command(name, args...)
-		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-		out, err := cmd.CombinedOutput()
-		if err != nil {
-			t.Fatalf("%s %q: %v\n%s", name, args, err, out)
-		}
-		return string(out)
-	}
-	run("go", "build", "-o", program, "github.com/slipwayhq/slipway/cmd/slipway")
+	run(t, "go", "build", "-o", program, "github.com/slipwayhq/slipway/cmd/slipway")
 	img, err := random.Image(4000, 2)
 	if err == nil {
 		img, err = mutate.ConfigFile(img, &v1.ConfigFile{OS: "linux", Architecture: "amd64", RootFS: rootFS(t, img)})
@@ -155,21 +154,58 @@ func carry(t *testing.T) (discs []string, key string) {
 		t.Fatal(err)
 	}
 	siteDir, media := filepath.Join(dir, "site"), filepath.Join(dir, "media")
-	run(program, "mirror", "key", "generate", "--name", "plant-7", "--site", siteDir)
+	run(t, program, "mirror", "key", "generate", "--name", "plant-7", "--site", siteDir)
 	began := time.Now()
-	out := run(program, "--project", project, "mirror", "create", "--site", siteDir, "--no-layers", "--package", carried, "--image", "acme/session:4=oci:"+filepath.Join(dir, "image"),
-		"--volume-size", "300MiB", "-o", media)
+	out := run(t, program, "--project", project, "mirror", "create", "--site", siteDir, "--no-layers", "--package", carried, "--image", "acme/session:4=oci:"+filepath.Join(dir, "image"),
+		"--volume-size", "200MiB", "-o", media)
 	t.Logf("%.1f s\n%s", time.Since(began).Seconds(), out)
-	volumes, err := filepath.Glob(media + "/volume-*")
-	if err != nil || len(volumes) < 2 {
-		t.Fatalf("volumes %q, %v; want at least 2", volumes, err)
+	volumes, err = filepath.Glob(media + "/volume-*")
+	if err != nil || len(volumes) < 3 {
+		t.Fatalf("volumes %q, %v; want at least 3", volumes, err)
 	}
-	for _, v := range volumes {
-		disc := v + ".iso"
-		run("xorriso", "-as", "mkisofs", "-quiet", "-J", "-joliet-long", "-r", "-V", "PLANT7", "-o", disc, v)
-		discs = append(discs, disc)
+	return volumes, run(t, program, "mirror", "key", "public", "--site", siteDir)
+}
+
+func run(t *testing.T, name string, args ...string) string {
+	t.Helper()
+	cmd := exec.Command(name, args...)
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "PATH="+os.Getenv("PATH")+":/usr/sbin:/sbin")
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Fatalf("%s %q: %v\n%s", name, args, err, out)
 	}
-	return discs, run(program, "mirror", "key", "public", "--site", siteDir)
+	return string(out)
+}
+
+// disc is an ISO 9660 image of a volume.
+func disc(t *testing.T, volume string) string {
+	t.Helper()
+	to := volume + ".iso"
+	run(t, "xorriso", "-as", "mkisofs", "-quiet", "-J", "-joliet-long", "-r", "-V", "PLANT7", "-o", to, volume)
+	return to
+}
+
+// onExt4 is a disk without partitions, as a hypervisor attaches it.
+func onExt4(t *testing.T, volume string) string {
+	t.Helper()
+	to := volume + ".ext4"
+	run(t, "mke2fs", "-q", "-t", "ext4", "-d", volume, to, "300M")
+	return to
+}
+
+// onFAT is a disk with one partition, as USB sticks are sold.
+func onFAT(t *testing.T, volume string) string {
+	t.Helper()
+	to := volume + ".fat"
+	run(t, "truncate", "--size", "300M", to)
+	run(t, "sh", "-c", `echo 'start=2048, type=c' | sfdisk --quiet --label dos "$1"`, "sh", to)
+	run(t, "mkfs.vfat", "-F", "32", "--offset", "2048", to)
+	contents, err := filepath.Glob(volume + "/*")
+	if err != nil || len(contents) == 0 {
+		t.Fatalf("%s: %q, %v", volume, contents, err)
+	}
+	run(t, "mcopy", append(append([]string{"-s", "-i", to + "@@1M"}, contents...), "::")...)
+	return to
 }
 
 func rootFS(t *testing.T, img v1.Image) v1.RootFS {
