@@ -275,7 +275,8 @@ func TestRealClientsLiveOnTheMirrorAlone(t *testing.T) {
 		must(t, err)
 		manifest, err := c.image.Manifest()
 		must(t, err)
-		said := c.isolated(t, runner{}, `cd tree13
+		said := c.isolated(t, runner{}, `mount --bind tree13 tree13 # dockerd asks for a root that is a mount
+			cd tree13
 			mount -t proc proc proc; mount -t sysfs sysfs sys; mount -t tmpfs tmpfs dev; mount -t tmpfs tmpfs run
 			for d in null zero full random urandom; do touch dev/$d; mount --bind /dev/$d dev/$d; done
 			mount -t tmpfs tmpfs sys/fs/cgroup; mkdir sys/fs/cgroup/devices; mount -t cgroup -o devices cgroup sys/fs/cgroup/devices || { umount sys/fs/cgroup; mount -t cgroup2 cgroup2 sys/fs/cgroup; }
