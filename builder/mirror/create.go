@@ -101,7 +101,10 @@ func Create(ctx context.Context, s *site.Site, out string, after int64, m Means,
 	if err != nil {
 		return nil, err
 	}
-	// The number is taken before anything carries it.
+	// Until here nothing is left behind, in out or of a number. The number is taken before anything carries it.
+	if err := w.save(out); err != nil {
+		return nil, err
+	}
 	if err := s.Reserve(w.Edition, w.Date, w.Token); err != nil {
 		return nil, err
 	}
@@ -159,10 +162,8 @@ func begin(s *site.Site, out string, after int64, now time.Time) (*work, error) 
 		var token [16]byte
 		rand.Read(token[:])
 		w := &work{Format: 1, Token: hex.EncodeToString(token[:]), Site: s.Name()}
-		if w.Edition, w.Date, err = s.Next(now, after); err != nil {
-			return nil, err
-		}
-		return w, w.save(out)
+		w.Edition, w.Date, err = s.Next(now, after)
+		return w, err
 	}
 	if err != nil {
 		return nil, err

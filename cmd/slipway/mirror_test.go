@@ -262,6 +262,10 @@ func TestACarryOverByItsCommands(t *testing.T) {
 	if _, err := os.Stat("dry"); err == nil {
 		t.Error("a dry run writes")
 	}
+	refused(t, 2, "too small", n.args("create", "media", "--volume-size", "1MiB")...)
+	if left, err := os.ReadDir("media"); err != nil || len(left) > 0 {
+		t.Errorf("a bundle that cannot be made leaves %v, %v", left, err)
+	}
 	made, _ := n.bundle(t, "create", "media", "--suite", "test", "--all", "--volume-size", "32MiB")
 	if made.Packages != 4 || made.Edition != 1 || len(made.Volumes) < 2 {
 		t.Fatalf("%+v", made)
