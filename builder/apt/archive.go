@@ -220,8 +220,16 @@ func readIndex(c *cache.Cache, index Index, unpacked *FileSum, read func(io.Read
 }
 
 // Decompress hands the decompressed bytes of an index to read, going by its name, with the
-// limits on what indices may hold. If unpacked is not nil, they must have that size and hash.
+// limits on what indices may hold. If unpacked is not nil, they must have that size and hash; a size
+// above the limits is refused before anything is read, whoever signed it.
 func Decompress(f io.Reader, index Index, unpacked *FileSum, read func(io.Reader) error) error {
+	limit := int64(maxIndexUnpacked)
+	if unpacked != nil {
+		limit = unpacked.Size
+	}
+	if limit > maxIndexUnpacked {
+		return fault.New(fault.Integrity, "%s: the Release says that it unpacks to %d bytes, more than the %d that an index may have", index.Path, limit, int64(maxIndexUnpacked))
+	}
 	r, err := f, error(nil)
 	switch {
 	case strings.HasSuffix(index.Path, ".xz"):
@@ -231,10 +239,6 @@ func Decompress(f io.Reader, index Index, unpacked *FileSum, read func(io.Reader
 	}
 	if err != nil {
 		return fault.New(fault.Integrity, "%s: %w", index.Path, err)
-	}
-	limit := int64(maxIndexUnpacked)
-	if unpacked != nil {
-		limit = unpacked.Size
 	}
 	h := sha256.New()
 	counter := &limited{r: io.TeeReader(r, h), left: limit}

@@ -257,6 +257,13 @@ func TestAnIndexCannotTakeMoreRoomThanItsSignerSays(t *testing.T) {
 			t.Errorf("%s: %d bytes were read, %v", name, read, err)
 		}
 	}
+	err := apt.Decompress(&zipped, apt.Index{Path: "Packages.gz"}, &apt.FileSum{Size: 1 << 40}, func(io.Reader) error {
+		t.Error("an index of a terabyte is read, since its signer says so")
+		return nil
+	})
+	if fault.Of(err) != fault.Integrity || !strings.Contains(err.Error(), "more than the 2147483648") {
+		t.Errorf("an index of a terabyte: %v", err)
+	}
 }
 
 func FuzzInRelease(f *testing.F) {

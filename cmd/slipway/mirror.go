@@ -92,13 +92,9 @@ Example:
 			if err := need(c, "receipt"); err != nil {
 				return err
 			}
-			data, err := os.ReadFile(c.String("receipt"))
+			r, err := receipt.ReadFile(c.String("receipt"))
 			if err != nil {
-				return fault.New(fault.Input, "reading the receipt: %w", err)
-			}
-			r, err := receipt.Parse(data)
-			if err != nil {
-				return fault.New(fault.Input, "%s: %w", c.String("receipt"), err)
+				return err
 			}
 			return makeBundle(c, r)
 		},

@@ -12,11 +12,15 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"io"
+	"os"
 	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/slipwayhq/slipway/internal/fault"
 )
@@ -62,6 +66,33 @@ var (
 	sitePattern  = regexp.MustCompile(`^[a-z0-9][a-z0-9.-]{0,62}$`)
 	storePattern = regexp.MustCompile(`^[0-9a-f]{32}$`)
 )
+
+// ReadFile reads the receipt in a file, which comes from a medium: it wants a regular file, does not wait for a pipe, and
+// takes no more memory than a receipt may need. Errors are of class Input and name the file.
+func ReadFile(path string) (*Receipt, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, fault.New(fault.Input, "reading the receipt: %w", err)
+	}
+	defer f.Close()
+	st, err := f.Stat()
+	if err == nil && !st.Mode().IsRegular() {
+		return nil, fault.New(fault.Input, "reading the receipt: %s is not a regular file (%s)", path, st.Mode().Type()).
+			WithMend("name the file that `slipway mirror receipt` wrote on the isolated side")
+	}
+	var data []byte
+	if err == nil {
+		data, err = io.ReadAll(io.LimitReader(f, maxBytes+1))
+	}
+	if err != nil {
+		return nil, fault.New(fault.Input, "reading the receipt: %w", err)
+	}
+	r, err := Parse(data)
+	if err != nil {
+		return nil, fault.New(fault.Input, "%s: %w", path, err)
+	}
+	return r, nil
+}
 
 // Parse reads a receipt and refuses one that was cut off or damaged on its way. Errors are of
 // class Input.
