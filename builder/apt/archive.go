@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -58,7 +59,15 @@ type Index struct {
 type LoadOptions struct {
 	Now          time.Time // zero: the clock
 	AllowExpired bool      // take a Release past its Valid-Until, with a warning
+	States       []State   // of each suite, to be loaded out of the cache; nil: what the mirrors serve
 	Fetch        fetch.Options
+}
+
+// State is one that a suite was in: its signed InRelease, by SHA-256.
+type State struct {
+	Alias     string `json:"alias"`
+	Suite     string `json:"suite"`
+	InRelease string `json:"in_release"`
 }
 
 // Load gets every suite's InRelease and indices from the mirrors and verifies
@@ -109,8 +118,7 @@ func Load(ctx context.Context, c *cache.Cache, d *Distribution, locations fetch.
 }
 
 func loadSuite(ctx context.Context, c *cache.Cache, d *Distribution, locations fetch.Locations, spec ArchiveSpec, name string, opts LoadOptions) (s Suite, packages []*Package, warning string, err error) {
-	dir := "dists/" + name + "/"
-	data, from, err := fetch.Get(ctx, locations[spec.Alias], dir+"InRelease", maxInRelease, opts.Fetch)
+	data, from, err := inRelease(ctx, c, locations, spec, name, opts)
 	if err != nil {
 		return s, nil, "", err
 	}
@@ -150,6 +158,25 @@ func loadSuite(ctx context.Context, c *cache.Cache, d *Distribution, locations f
 		packages = append(packages, found...)
 	}
 	return s, packages, warning, nil
+}
+
+// inRelease gets a suite's signed file, and says where from.
+func inRelease(ctx context.Context, c *cache.Cache, locations fetch.Locations, spec ArchiveSpec, name string, opts LoadOptions) (data []byte, from string, err error) {
+	if opts.States == nil {
+		return fetch.Get(ctx, locations[spec.Alias], "dists/"+name+"/InRelease", maxInRelease, opts.Fetch)
+	}
+	i := slices.IndexFunc(opts.States, func(s State) bool { return s.Alias == spec.Alias && s.Suite == name })
+	if i < 0 {
+		return nil, "", fault.New(fault.Input, "the distribution file did not have this suite when its state was noted")
+	}
+	path, ok := c.Blob(opts.States[i].InRelease)
+	if !ok {
+		return nil, "", fault.New(fault.Missing, "its InRelease with SHA-256 %s is no longer in the cache", opts.States[i].InRelease)
+	}
+	if data, err = os.ReadFile(path); err == nil && hashOf(data) != opts.States[i].InRelease {
+		err = fault.New(fault.Integrity, "%s is damaged", path)
+	}
+	return data, path, err
 }
 
 // SourceIndex is the Sources file of a component that is smallest to get, with the

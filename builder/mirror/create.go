@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/slipwayhq/slipway/builder/apt"
 	"github.com/slipwayhq/slipway/builder/fetch"
 	"github.com/slipwayhq/slipway/builder/mirror/site"
 	"github.com/slipwayhq/slipway/builder/mirror/volume"
@@ -79,27 +80,42 @@ const workName = ".slipway-bundle"
 
 // work is a bundle in the making: what must stay the same when it is gone on with.
 type work struct {
-	Format  int       `json:"format"`
-	Token   string    `json:"token"`
-	Site    string    `json:"site"`
-	Edition int64     `json:"edition"`
-	Date    time.Time `json:"date"`
-	Bundle  string    `json:"bundle,omitempty"` // once its catalog is known
+	Format  int         `json:"format"`
+	Token   string      `json:"token"`
+	Site    string      `json:"site"`
+	Edition int64       `json:"edition"`
+	Date    time.Time   `json:"date"`
+	States  []apt.State `json:"states,omitempty"` // of the archives, that mirrors may no longer serve
+	Bundle  string      `json:"bundle,omitempty"` // once its catalog is known
 }
 
-// Create makes a bundle in the directory out, or goes on with the one that was cut off there. plan
-// works out the bundle for a number and a date. after is an edition that the other side is known to have.
-func Create(ctx context.Context, s *site.Site, out string, after int64, m Means, plan func(edition int64, date time.Time) (*Plan, error)) (*Result, error) {
+// Begun is what a bundle has from its beginning on, however often its making is cut off.
+type Begun struct {
+	Edition int64
+	Date    time.Time
+	States  []apt.State // that its packages were chosen from; nil: none were, or none are chosen yet
+}
+
+// Create makes a bundle in the directory out, or goes on with the one that was cut off there. plan works
+// out the bundle. after is an edition that the other side is known to have. now dates a new bundle.
+func Create(ctx context.Context, s *site.Site, out string, after int64, now time.Time, m Means, plan func(Begun) (*Plan, error)) (*Result, error) {
 	if err := volume.MakeDir(out); err != nil {
 		return nil, err
 	}
-	w, err := begin(s, out, after, m.Now)
+	w, err := begin(s, out, after, now)
 	if err != nil {
 		return nil, err
 	}
-	p, err := plan(w.Edition, w.Date)
+	p, err := plan(Begun{w.Edition, w.Date, w.States})
 	if err != nil {
+		if w.States != nil && fault.Of(err) == fault.Missing {
+			err = fault.New(fault.Missing, "%s holds an unfinished bundle (edition %d) of archives that have moved on since: %w", out, w.Edition, err).
+				WithMend("go on with the cache that it was begun with, or name an empty directory")
+		}
 		return nil, err
+	}
+	if w.States == nil {
+		w.States = p.States
 	}
 	// Until here nothing is left behind, in out or of a number. The number is taken before anything carries it.
 	if err := w.save(out); err != nil {

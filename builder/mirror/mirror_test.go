@@ -61,13 +61,17 @@ var (
 
 // side is a connected side: everything on disk, so that another process can work with it.
 type side struct {
-	Cache, Distribution, Archive, Lock, Site, Big string
-	Now                                           time.Time
-	Volume                                        int64
+	Cache, Distribution, Lock, Site, Big string
+	Archive                              string
+	Security                             []string // URLs of the second archive, if there is one
+	Now                                  time.Time
+	Volume                               int64
 
 	images    []mirror.Image
 	bootstrap bool
 	sources   bool
+	all       []string
+	clock     time.Time // zero: Now
 }
 
 // newSide makes an archive with some packages, their lock, a site, and a large file.
@@ -75,8 +79,14 @@ func newSide(t *testing.T, large int) (*side, *apttest.Archive) {
 	t.Helper()
 	a := apttest.New(t)
 	a.Publish(packages(1)...)
+	return newSideOf(t, a, large), a
+}
+
+// newSideOf is newSide for an archive that is published.
+func newSideOf(t *testing.T, a *apttest.Archive, large int) *side {
+	t.Helper()
 	dir := t.TempDir()
-	s := &side{Cache: filepath.Join(dir, "cache"), Distribution: a.Distribution().File, Archive: a.Dir, Lock: filepath.Join(dir, "images.lock"),
+	s := &side{Cache: filepath.Join(dir, "cache"), Distribution: a.Distribution().File, Archive: a.Dir, Security: a.Locations()["security"], Lock: filepath.Join(dir, "images.lock"),
 		Site: filepath.Join(dir, "site"), Big: filepath.Join(dir, "big"), Now: made, Volume: volume16}
 	rng := rand.NewChaCha8([32]byte{1})
 	big := make([]byte, large)
@@ -86,7 +96,7 @@ func newSide(t *testing.T, large int) (*side, *apttest.Archive) {
 	must(t, err)
 	keys.Close()
 	s.relock(t)
-	return s, a
+	return s
 }
 
 // packages are the packages of the archive in one of its states.
@@ -95,6 +105,8 @@ func packages(state int) []string {
 	for i := range 20 {
 		out = append(out, fmt.Sprintf("Package: tool%d\nDepends: lib", i))
 	}
+	out[2+9] += ", part9" // tool9 is asked for beside the lock, and nothing in the lock needs part9
+	out = append(out, "Package: part9")
 	if state > 1 {
 		out = append(out, "Package: news")
 	}
@@ -109,7 +121,7 @@ func (s *side) relock(t *testing.T) {
 	defer c.Close()
 	d, err := apt.LoadDistribution(s.Distribution)
 	must(t, err)
-	archive, err := apt.Load(t.Context(), c, d, s.locations(), apt.LoadOptions{Now: s.Now})
+	archive, err := apt.Load(t.Context(), c, d, s.locations(), apt.LoadOptions{Now: s.now()})
 	must(t, err)
 	want := lock.Want{Sets: []lock.Set{{Name: "base", File: "profiles/base.yaml", Packages: []string{"tool1", "tool2", "tool3"}}}}
 	l, err := lock.Resolve(t.Context(), c, archive, want, nil, nil, fetch.Options{})
@@ -118,7 +130,11 @@ func (s *side) relock(t *testing.T) {
 }
 
 func (s *side) locations() fetch.Locations {
-	return fetch.Locations{"main": {fetch.FileURL(s.Archive)}}
+	l := fetch.Locations{"main": {fetch.FileURL(s.Archive)}}
+	if s.Security != nil {
+		l["security"] = s.Security
+	}
+	return l
 }
 
 // create makes a bundle in out; r may be nil.
@@ -143,15 +159,15 @@ func (s *side) create(ctx context.Context, out string, r *receipt.Receipt) (*mir
 	}
 	log := logrus.New()
 	log.SetOutput(io.Discard)
-	m := mirror.Means{Cache: c, Distribution: d, Locations: s.locations(), Progress: progress.None, Log: log, Now: s.Now}
-	req := mirror.Request{Lock: l, LockData: l.Bytes(), Extra: []string{"tool9"}, Bootstrap: s.bootstrap, Sources: s.sources, Programs: map[string]string{"big": s.Big}, Images: s.images, Site: keys.Name(), Volume: s.Volume, Receipt: r}
+	m := mirror.Means{Cache: c, Distribution: d, Locations: s.locations(), Progress: progress.None, Log: log, Now: s.now()}
+	req := mirror.Request{Lock: l, LockData: l.Bytes(), Extra: []string{"tool9"}, Bootstrap: s.bootstrap, Sources: s.sources, All: s.all, Programs: map[string]string{"big": s.Big}, Images: s.images, Site: keys.Name(), Volume: s.Volume, Receipt: r}
 	var after int64
 	if r != nil {
 		after = r.Edition
 	}
-	return mirror.Create(ctx, keys, out, after, m, func(edition int64, date time.Time) (*mirror.Plan, error) {
-		req.Edition, req.Date = edition, date
-		if req.Keys, err = keys.Signers(date); err != nil {
+	return mirror.Create(ctx, keys, out, after, s.Now, m, func(b mirror.Begun) (*mirror.Plan, error) {
+		req.Edition, req.Date, req.States = b.Edition, b.Date, b.States
+		if req.Keys, err = keys.Signers(b.Date); err != nil {
 			return nil, err
 		}
 		return mirror.NewPlan(ctx, req, m)
@@ -164,6 +180,14 @@ func (s *side) mustCreate(t *testing.T, r *receipt.Receipt) (string, *mirror.Res
 	res, err := s.create(t.Context(), out, r)
 	must(t, err)
 	return out, res
+}
+
+// now is what the side's clock says.
+func (s *side) now() time.Time {
+	if s.clock.IsZero() {
+		return s.Now
+	}
+	return s.clock
 }
 
 // public are the site's public keys.
@@ -291,7 +315,7 @@ func copyTree(t *testing.T, from string) string {
 func TestABundleCarriesEverythingAndProvesIt(t *testing.T) {
 	s, a := newSide(t, 24<<20)
 	media, res := s.mustCreate(t, nil)
-	if len(res.Volumes) < 2 || res.Packages != 6 || len(res.Unproven) != 0 || res.Base != 0 {
+	if len(res.Volumes) < 2 || res.Packages != 7 || len(res.Unproven) != 0 || res.Base != 0 {
 		t.Fatalf("%+v", res)
 	}
 	ring, err := sign.ParseRing(s.public(t))
@@ -310,8 +334,8 @@ func TestABundleCarriesEverythingAndProvesIt(t *testing.T) {
 	far := s.far(t)
 	mustTake(t, far, media)
 	r := mustBeWhole(t, far, a.Key())
-	if r.Packages != 6 || r.Proven != 6 {
-		t.Errorf("%d of %d packages are proven by upstream's signature, want 6", r.Proven, r.Packages)
+	if r.Packages != 7 || r.Proven != 7 {
+		t.Errorf("%d of %d packages are proven by upstream's signature, want 7", r.Proven, r.Packages)
 	}
 	stranger := apttest.New(t)
 	if flaws, _ := wrong(t, far, stranger.Key(), false); len(flaws) == 0 {
@@ -321,6 +345,44 @@ func TestABundleCarriesEverythingAndProvesIt(t *testing.T) {
 	must(t, err)
 	if want, _ := os.ReadFile(s.Big); !bytes.Equal(big, want) {
 		t.Error("the file that was cut over volumes differs")
+	}
+}
+
+// TestWhatTwoArchivesHaveIsInBoth has the lock take a package from the archive of security, and a point release
+// bring it into main, unchanged.
+func TestWhatTwoArchivesHaveIsInBoth(t *testing.T) {
+	for name, wish := range map[string]func(*side){
+		"bootstrap": func(s *side) { s.bootstrap = true },
+		"all":       func(s *side) { s.all = []string{"test"} },
+	} {
+		t.Run(name, func(t *testing.T) {
+			a := apttest.New(t)
+			security := a.Beside("security")
+			a.Publish(append(packages(1), "Package: apt")...)
+			security.Publish("Package: lib\nVersion: 2")
+			s := newSideOf(t, a, 1<<20)
+			l, err := lock.Read(s.Lock)
+			must(t, err)
+			if !slices.ContainsFunc(l.Packages, func(p lock.Package) bool { return p.ID() == "lib 2" && p.Alias == "security" }) {
+				t.Fatal("the lock did not take lib from security")
+			}
+			a.Date = a.Date.Add(time.Hour)
+			a.Publish(append(packages(2), "Package: apt")...)
+			wish(s)
+			media, _ := s.mustCreate(t, nil)
+			far := s.far(t)
+			mustTake(t, far, media)
+			mustBeWhole(t, far, a.Key())
+			for archive, suite := range map[string]string{"debian": "test", "debian-security": "test-security"} {
+				_, err := os.Stat(filepath.Join(far, "public", archive, "pool/lib_2_amd64.deb"))
+				must(t, err)
+				index, err := os.ReadFile(filepath.Join(far, "public", archive, "dists", suite, "main/binary-amd64/Packages"))
+				must(t, err)
+				if !strings.Contains(string(index), "Package: lib\nVersion: 2\n") {
+					t.Errorf("%s does not list lib 2:\n%s", archive, index)
+				}
+			}
+		})
 	}
 }
 
@@ -350,6 +412,45 @@ func TestEqualInputGivesEqualVolumes(t *testing.T) {
 	second, _ := s.mustCreate(t, nil)
 	if digest(t, first) != digest(t, second) {
 		t.Error("two bundles of equal input differ")
+	}
+}
+
+// TestABundleGoesOnFromTheStateThatItWasBegunWith has a download fail, and the archive publish something new before
+// the command is run again.
+func TestABundleGoesOnFromTheStateThatItWasBegunWith(t *testing.T) {
+	s, a := newSide(t, 20<<20)
+	s.sources = true
+	a.Sources = []string{"tool1_1"}
+	a.Publish(packages(1)...)
+	s.relock(t)
+	begun := copyTree(t, s.Site)
+	must(t, os.Chmod(filepath.Join(begun, "site.json"), 0o600))
+	whole, _ := s.mustCreate(t, nil)
+
+	s.Site, s.Cache = begun, t.TempDir()
+	victim := filepath.Join(s.Archive, "pool/part9_1_amd64.deb")
+	deb, err := os.ReadFile(victim)
+	must(t, err)
+	must(t, os.Remove(victim))
+	out := filepath.Join(t.TempDir(), "media")
+	if _, err := s.create(t.Context(), out, nil); err == nil {
+		t.Fatal("a bundle is made without one of its packages")
+	}
+	a.Date = a.Date.Add(time.Hour)
+	a.Publish(packages(2)...)
+	must(t, os.WriteFile(victim, deb, 0o644))
+	for _, when := range []string{"cut off", "complete"} {
+		_, err := s.create(t.Context(), out, nil)
+		must(t, err)
+		if digest(t, out) != digest(t, whole) {
+			t.Errorf("a bundle that was %s is gone on with differently when the archive has moved on", when)
+		}
+	}
+
+	// Without the cache that has that state, it says so.
+	s.Cache = t.TempDir()
+	if _, err := s.create(t.Context(), out, nil); fault.Of(err) != fault.Missing || !strings.Contains(err.Error(), "moved on") || !strings.Contains(fault.Mend(err), "cache") {
+		t.Errorf("with another cache: %v", err)
 	}
 }
 
@@ -492,6 +593,28 @@ func TestAClockThatIsYearsOffChangesNothing(t *testing.T) {
 	}
 	mustTake(t, far, next)
 	mustBeWhole(t, far, a.Key())
+}
+
+// TestABundlesDateIsNotTheClock dates a bundle before upstream's state that it holds, as SOURCE_DATE_EPOCH may; upstream's
+// dates are held against the clock alone.
+func TestABundlesDateIsNotTheClock(t *testing.T) {
+	s, a := newSide(t, 1<<20)
+	a.Date = made.Add(24 * time.Hour)
+	a.Publish(packages(1)...)
+	s.clock = made.Add(48 * time.Hour)
+	s.relock(t)
+	media, res := s.mustCreate(t, nil)
+	if res.Date != made.Format(time.RFC3339) {
+		t.Errorf("dated %s, want %s", res.Date, made)
+	}
+	far := s.far(t)
+	mustTake(t, far, media)
+	mustBeWhole(t, far, a.Key())
+
+	s.clock = made
+	if _, err := s.create(t.Context(), filepath.Join(t.TempDir(), "media"), nil); fault.Of(err) != fault.Integrity || !strings.Contains(fault.Mend(err), "clock") {
+		t.Errorf("a clock that is behind the archive's: %v", err)
+	}
 }
 
 func TestKeysRotateOverTheGap(t *testing.T) {

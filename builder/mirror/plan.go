@@ -19,6 +19,7 @@ package mirror
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -71,6 +72,7 @@ type Request struct {
 	Keys    []*sign.Key
 	Edition int64
 	Date    time.Time
+	States  []apt.State      // of a bundle that is gone on with: load these, not what mirrors serve now
 	Receipt *receipt.Receipt // what the other side has; nil: nothing
 	Volume  int64            // bytes that a volume holds; 0: no limit
 }
@@ -83,7 +85,7 @@ type Means struct {
 	Fetch        fetch.Options
 	Progress     progress.Reporter
 	Log          logrus.FieldLogger
-	Now          time.Time
+	Now          time.Time // by this machine's clock, whatever date a bundle bears; zero: look at the clock
 }
 
 // Plan is a bundle before it is written.
@@ -92,10 +94,11 @@ type Plan struct {
 	Items    []fetch.Item     // packages that the bundle brings
 	Carried  map[string]int64 // files that the bundle brings: size by SHA-256
 	Volumes  [][]catalog.Cut
-	Packages int
-	Sources  int      // source packages
-	Unproven []string // packages that no upstream signature vouches for, only the lock
-	NoSource []string // packages whose source the archive no longer has, where sources were asked for
+	States   []apt.State // of the archives that were loaded beside those of the lock; nil: none
+	Packages int         // one that two archives have counts twice
+	Sources  int         // source packages
+	Unproven []string    // packages that no upstream signature vouches for, only the lock
+	NoSource []string    // packages whose source the archive no longer has, where sources were asked for
 
 	files map[string]catalog.File // by path
 	local map[string]string       // files that are not in the cache, by SHA-256
@@ -335,13 +338,14 @@ func (g *gatherer) verified(s *suite, data []byte, when time.Time) (*apt.Release
 	return s.release, err
 }
 
-// today loads the archives as the mirrors serve them now.
+// today loads the archives as the mirrors serve them now, or as they did when the bundle was begun.
 func (g *gatherer) today(ctx context.Context) error {
-	archive, err := apt.Load(ctx, g.Cache, g.Distribution, g.Locations, apt.LoadOptions{Now: g.Now, AllowExpired: true, Fetch: g.Fetch})
+	archive, err := apt.Load(ctx, g.Cache, g.Distribution, g.Locations, apt.LoadOptions{Now: g.Now, AllowExpired: true, Fetch: g.Fetch, States: g.States})
 	if err != nil {
-		return fmt.Errorf("the indices that the lock was made from are not in the cache, and today's could not be had: %w", err)
+		return fmt.Errorf("beside the lock, the bundle needs the archives' indices: %w", err)
 	}
 	for _, as := range archive.Suites {
+		g.plan.States = append(g.plan.States, apt.State{Alias: as.Alias, Suite: as.Name, InRelease: as.InReleaseSHA256})
 		s := g.suites[as.Alias+" "+as.Name]
 		if slices.ContainsFunc(s.evidence, func(e evidence) bool { return e.inRelease == as.InReleaseSHA256 }) {
 			continue
@@ -452,16 +456,15 @@ func closure(packages []*apt.Package, pins map[string]string, roots []string) ([
 
 // packages collects the packages and the paragraphs that list them.
 func (g *gatherer) packages(ctx context.Context) error {
-	items := map[string]fetch.Item{} // by hash
+	// One .deb may be in several archives: point releases take those of security into main unchanged.
+	items := map[file]fetch.Item{}
 	for _, i := range append(g.Lock.Items(), g.plan.Items...) {
 		if i.Alias == apt.ProjectAlias {
 			continue // travels with the project
 		}
-		if _, ok := items[i.SHA256]; !ok {
-			items[i.SHA256] = i
-		}
+		items[file{i.Alias, i.Path, i.SHA256}] = i
 	}
-	found := map[string]bool{}
+	found := map[file]bool{}
 	for _, s := range g.order {
 		for _, index := range s.indices {
 			if err := ctx.Err(); err != nil {
@@ -469,14 +472,14 @@ func (g *gatherer) packages(ctx context.Context) error {
 			}
 			component := componentOf(index.Path, s.name)
 			err := apt.EachInIndex(g.Cache, index, func(p *apt.Paragraph) error {
-				sum := p.Get("SHA256")
-				item, ok := items[sum]
-				if !ok || item.Alias != s.spec.Alias || p.Get("Filename") != item.Path {
+				at := file{s.spec.Alias, p.Get("Filename"), p.Get("SHA256")}
+				item, ok := items[at]
+				if !ok {
 					return nil
 				}
-				found[sum] = true
+				found[at] = true
 				g.built[sourceOf(s.spec.Alias, p.Get)] = item.Name
-				s.list(component, sum, repository.Paragraph{Name: p.Get("Package"), Version: p.Get("Version"), Text: p.AppendText(nil)})
+				s.list(component, at.sha256, repository.Paragraph{Name: p.Get("Package"), Version: p.Get("Version"), Text: p.AppendText(nil)})
 				return nil
 			})
 			if err != nil {
@@ -486,23 +489,30 @@ func (g *gatherer) packages(ctx context.Context) error {
 	}
 	var orphans []fetch.Item
 	g.plan.Items = nil
-	for _, sum := range slices.Sorted(maps.Keys(items)) {
-		item := items[sum]
+	for _, at := range slices.SortedFunc(maps.Keys(items), file.compare) {
+		item := items[at]
 		spec, ok := g.Distribution.Archive(item.Alias)
 		if !ok {
 			return fault.New(fault.Input, "%s is of the archive %q, which %s has not", item.Name, item.Alias, g.Distribution.File)
 		}
-		if err := g.plan.add(Base(spec)+"/"+item.Path, sum, item.Size); err != nil {
+		if err := g.plan.add(Base(spec)+"/"+item.Path, item.SHA256, item.Size); err != nil {
 			return err
 		}
 		g.plan.Items = append(g.plan.Items, item)
-		if !found[sum] {
+		if !found[at] {
 			orphans = append(orphans, item)
 			g.plan.Unproven = append(g.plan.Unproven, item.Name)
 		}
 	}
 	g.plan.Packages = len(items)
 	return g.describe(ctx, orphans)
+}
+
+// file is where an archive has which .deb.
+type file struct{ alias, path, sha256 string }
+
+func (a file) compare(b file) int {
+	return cmp.Or(strings.Compare(a.sha256, b.sha256), strings.Compare(a.alias, b.alias), strings.Compare(a.path, b.path))
 }
 
 // list puts a package into a component, once.

@@ -109,7 +109,7 @@ func makeBundle(c *cli.Context, r *receipt.Receipt) error {
 	if c.Bool("all") != (len(c.StringSlice("suite")) > 0) {
 		return fault.New(fault.Usage, "--all and --suite go together").WithMend("say --suite trixie --all for the whole of trixie")
 	}
-	now, err := mirrorNow()
+	date, err := bundleDate()
 	if err != nil {
 		return err
 	}
@@ -165,14 +165,14 @@ func makeBundle(c *cli.Context, r *receipt.Receipt) error {
 	}
 	means.Fetch.Snapshot = means.Distribution.SnapshotLocations(req.Lock.Dates())
 	m := mirror.Means{Cache: means.Cache, Distribution: means.Distribution, Locations: means.Locations, Fetch: means.Fetch,
-		Progress: s.progress, Log: s.log, Now: now}
-	plan := func(edition int64, date time.Time) (*mirror.Plan, error) {
-		req.Edition, req.Date = edition, date
-		if ahead := time.Until(date); ahead > day {
+		Progress: s.progress, Log: s.log}
+	plan := func(b mirror.Begun) (*mirror.Plan, error) {
+		req.Edition, req.Date, req.States = b.Edition, b.Date, b.States
+		if ahead := time.Until(b.Date); ahead > day {
 			s.log.Warnf("the bundle is dated %s, %d days after this machine's clock, and apt refuses indices from the future: set the clock, or, if the bundle before was dated by a wrong one, set \"date\" in %s to the present and begin in an empty directory",
-				date.Format(time.RFC3339), ahead/day, filepath.Join(c.String("site"), "site.json"))
+				b.Date.Format(time.RFC3339), ahead/day, filepath.Join(c.String("site"), "site.json"))
 		}
-		signers, err := keys.Signers(date)
+		signers, err := keys.Signers(b.Date)
 		if err != nil {
 			return nil, err
 		}
@@ -185,17 +185,17 @@ func makeBundle(c *cli.Context, r *receipt.Receipt) error {
 	}
 	var result mirror.Result
 	if c.Bool("dry-run") {
-		edition, date, err := keys.Next(now, after)
+		edition, date, err := keys.Next(date, after)
 		if err != nil {
 			return err
 		}
-		p, err := plan(edition, date)
+		p, err := plan(mirror.Begun{Edition: edition, Date: date})
 		if err != nil {
 			return err
 		}
 		result = p.Describe(c.String("output"))
 	} else {
-		made, err := mirror.Create(c.Context, keys, c.String("output"), after, m, plan)
+		made, err := mirror.Create(c.Context, keys, c.String("output"), after, date, m, plan)
 		if err != nil {
 			return err
 		}
@@ -246,8 +246,8 @@ func ourselves() (map[string]string, error) {
 	return map[string]string{"slipway": path}, nil
 }
 
-// mirrorNow is the time, or what SOURCE_DATE_EPOCH says it is.
-func mirrorNow() (time.Time, error) {
+// bundleDate is what a bundle is dated: SOURCE_DATE_EPOCH, or the time.
+func bundleDate() (time.Time, error) {
 	text := os.Getenv("SOURCE_DATE_EPOCH")
 	if text == "" {
 		return time.Now(), nil

@@ -25,8 +25,8 @@ import (
 	"github.com/slipwayhq/slipway/builder/fetch"
 )
 
-// Archive is a made-up archive below a directory: one alias "main" with one
-// suite "test".
+// Archive is a made-up archive below a directory: the alias "main" with one
+// suite "test", and whatever Beside adds.
 type Archive struct {
 	Dir  string // base URL is fetch.FileURL(Dir)
 	Date time.Time
@@ -37,8 +37,10 @@ type Archive struct {
 	// Tamper, if set, gets the signed InRelease before it is written.
 	Tamper func([]byte) []byte
 
-	key *openpgp.Entity
-	t   testing.TB
+	alias, suite string
+	beside       []*Archive
+	key          *openpgp.Entity
+	t            testing.TB
 }
 
 // New makes an archive without packages; call Publish next.
@@ -48,7 +50,15 @@ func New(t testing.TB) *Archive {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &Archive{Dir: t.TempDir(), Date: time.Date(2026, 11, 1, 12, 0, 0, 0, time.UTC), key: key, t: t}
+	return &Archive{Dir: t.TempDir(), Date: time.Date(2026, 11, 1, 12, 0, 0, 0, time.UTC), alias: "main", suite: "test", key: key, t: t}
+}
+
+// Beside adds an archive of another alias, signed by the same key, to the distribution. Its suite is
+// called test-ALIAS. A package that both publish with one version is one .deb. Call it before Distribution.
+func (a *Archive) Beside(alias string) *Archive {
+	b := &Archive{Dir: a.t.TempDir(), Date: a.Date, alias: alias, suite: "test-" + alias, key: a.key, t: a.t}
+	a.beside = append(a.beside, b)
+	return b
 }
 
 func config() *packet.Config {
@@ -72,24 +82,27 @@ func (a *Archive) Distribution() *apt.Distribution {
 	a.must(w.Close())
 	a.must(os.WriteFile(filepath.Join(dir, "test.asc"), key.Bytes(), 0o644))
 	file := filepath.Join(dir, "distribution.yaml")
-	a.must(os.WriteFile(file, fmt.Appendf(nil, `name: test
-arch: amd64
-components: [main]
-archives:
-  - alias: main
-    path: debian
-    suites: [test]
-    signed_by: [%s]
-keys: [test.asc]
-`, a.Fingerprint()), 0o644))
+	text := "name: test\narch: amd64\ncomponents: [main]\nkeys: [test.asc]\narchives:\n"
+	for _, one := range append([]*Archive{a}, a.beside...) {
+		path := "debian"
+		if one != a {
+			path += "-" + one.alias
+		}
+		text += fmt.Sprintf("  - alias: %s\n    path: %s\n    suites: [%s]\n    signed_by: [%s]\n", one.alias, path, one.suite, one.Fingerprint())
+	}
+	a.must(os.WriteFile(file, []byte(text), 0o644))
 	d, err := apt.LoadDistribution(file)
 	a.must(err)
 	return d
 }
 
-// Locations are where the archive is.
+// Locations are where the archive and those beside it are.
 func (a *Archive) Locations() fetch.Locations {
-	return fetch.Locations{"main": {fetch.FileURL(a.Dir)}}
+	l := fetch.Locations{a.alias: {fetch.FileURL(a.Dir)}}
+	for _, b := range a.beside {
+		l[b.alias] = []string{fetch.FileURL(b.Dir)}
+	}
+	return l
 }
 
 // Publish makes the suite consist of these packages. Each is a block of control
@@ -165,12 +178,12 @@ func (a *Archive) PublishIndex(path string, content []byte) {
 func (a *Archive) publish(files map[string][]byte) {
 	a.t.Helper()
 	lines := append([]string{
-		"Origin: Test", "Suite: test", "Codename: test", "Architectures: amd64", "Components: main",
+		"Origin: Test", "Suite: " + a.suite, "Codename: " + a.suite, "Architectures: amd64", "Components: main",
 		"Date: " + a.Date.UTC().Format("Mon, 02 Jan 2006 15:04:05 MST"),
 	}, a.Fields...)
 	lines = append(lines, "SHA256:")
 	for _, path := range slices.Sorted(maps.Keys(files)) {
-		a.write("dists/test/"+path, files[path])
+		a.write("dists/"+a.suite+"/"+path, files[path])
 		lines = append(lines, fmt.Sprintf(" %s %d %s", hashOf(files[path]), len(files[path]), path))
 	}
 	a.PublishRelease(strings.Join(lines, "\n") + "\n")
@@ -183,7 +196,7 @@ func (a *Archive) PublishRelease(text string) {
 	if a.Tamper != nil {
 		signed = a.Tamper(signed)
 	}
-	a.write("dists/test/InRelease", signed)
+	a.write("dists/"+a.suite+"/InRelease", signed)
 }
 
 // Sign clear-signs a text with the archive's key.
