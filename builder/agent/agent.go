@@ -12,12 +12,14 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 
 	"github.com/slipwayhq/slipway/builder/cache"
@@ -112,7 +114,46 @@ func CachedCommand(c *cache.Cache, key string) (digest string, ok bool) {
 }
 
 // CommandKey is Key for the command, which imports more.
-func CommandKey(dir string) (string, error) { return sourceKey(dir, "cmd/slipway", "qemu-tests") }
+func CommandKey(dir string) (string, error) { return sourceKey(dir, commandSource...) }
+
+// agentSource is where Key looks, and commandSource where CommandKey looks beside.
+var (
+	agentSource   = []string{"go.mod", "go.sum", "cmd/init", "cmd/firstboot", "firstboot", "builder", "internal"}
+	commandSource = []string{"cmd/slipway", "qemu-tests"}
+)
+
+// Source lists the files that Key and CommandKey read, with slashes, below dir. What dir lacks is left out.
+func Source(dir string) ([]string, error) {
+	var all []string
+	for _, top := range slices.Concat(agentSource, commandSource) {
+		files, err := sourceFiles(dir, top)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, err
+		}
+		all = append(all, files...)
+	}
+	return all, nil
+}
+
+// sourceFiles lists the files of the module at or below top, but for tests and their data.
+func sourceFiles(dir, top string) (files []string, err error) {
+	err = filepath.WalkDir(filepath.Join(dir, top), func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		name := d.Name()
+		if d.IsDir() && name == "testdata" {
+			return fs.SkipDir
+		}
+		if !d.Type().IsRegular() || strings.HasSuffix(name, "_test.go") {
+			return nil
+		}
+		rel, err := filepath.Rel(dir, path)
+		files = append(files, filepath.ToSlash(rel))
+		return err
+	})
+	return files, err
+}
 
 // sourceKey hashes every Go file and embedded template of the module but its
 // tests, with the toolchain's version. It takes in more than the programs
@@ -120,29 +161,13 @@ func CommandKey(dir string) (string, error) { return sourceKey(dir, "cmd/slipway
 func sourceKey(dir string, more ...string) (string, error) {
 	h := sha256.New()
 	fmt.Fprintln(h, runtime.Version())
-	for _, top := range append([]string{"go.mod", "go.sum", "cmd/init", "cmd/firstboot", "firstboot", "builder", "internal"}, more...) {
-		err := filepath.WalkDir(filepath.Join(dir, top), func(path string, d fs.DirEntry, err error) error {
-			if err != nil {
-				return err
-			}
-			name := d.Name()
-			if d.IsDir() && name == "testdata" {
-				return fs.SkipDir
-			}
-			if !d.Type().IsRegular() || strings.HasSuffix(name, "_test.go") {
-				return nil
-			}
-			data, err := os.ReadFile(path)
-			if err != nil {
-				return err
-			}
-			rel, err := filepath.Rel(dir, path)
-			if err != nil {
-				return err
-			}
-			fmt.Fprintf(h, "%s %x\n", filepath.ToSlash(rel), sha256.Sum256(data))
-			return nil
-		})
+	for _, top := range slices.Concat(agentSource, more) {
+		files, err := sourceFiles(dir, top)
+		for i := 0; i < len(files) && err == nil; i++ {
+			var data []byte
+			data, err = os.ReadFile(filepath.Join(dir, files[i]))
+			fmt.Fprintf(h, "%s %x\n", files[i], sha256.Sum256(data))
+		}
 		if err != nil {
 			return "", fault.New(fault.Input, "reading the agent's source: %w", err).
 				WithMend("run slipway in a checkout of the project, or name it with --project")

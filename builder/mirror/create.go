@@ -36,7 +36,7 @@ type Result struct {
 	Unproven []string `json:"unproven"`  // packages that upstream's signature does not cover
 	NoSource []string `json:"no_source"` // packages whose source the archive no longer has, where sources were asked for
 	Carried  int64    `json:"carried"`   // bytes of files that it brings
-	Download int64    `json:"download"`  // bytes that are not in the cache yet
+	Download int64    `json:"download"`  // bytes of packages that are not in the cache yet
 	Volumes  []Volume `json:"volumes"`
 }
 

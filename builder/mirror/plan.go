@@ -12,7 +12,7 @@
 //	upstream/ALIAS/dists/…        the InRelease and indices of the archive's owner, as they were: evidence
 //	oci/                          an OCI image layout: images, and layers of the appliances
 //	keys/site.asc                 the site's public keys
-//	slipway/                      the lock, and the slipway that made the bundle
+//	slipway/                      the lock, the project with it, and the slipway that made the bundle
 //
 // Equal input, keys, number and date give equal bytes.
 package mirror
@@ -67,6 +67,7 @@ type Request struct {
 	Artifacts []registry.Artifact // finished layers, in the cache
 	Images    []Image             // OCI images, in the cache
 	Programs  map[string]string   // files for slipway/, by name: paths on this machine
+	Project   Project             // no Dir: none is carried
 
 	Site    string
 	Keys    []*sign.Key
@@ -609,11 +610,12 @@ func (g *gatherer) evidence(s *suite, n int, e evidence) error {
 	return err
 }
 
-// beside puts the rest into the tree: keys, the lock, programs.
+// beside puts the rest into the tree: keys, the lock, the project, programs.
 func (g *gatherer) beside() error {
 	err := errors.Join(
 		g.plan.generate(KeysPath, sign.Public(g.Keys)),
 		g.plan.generate(SlipwayPath+"/images.lock", g.LockData),
+		g.project(),
 	)
 	for _, name := range slices.Sorted(maps.Keys(g.Programs)) {
 		err = errors.Join(err, g.file(SlipwayPath+"/"+name, g.Programs[name]))

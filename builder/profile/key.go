@@ -65,6 +65,23 @@ func (s *Set) Key(p *Profile, in Input) (string, error) {
 	return hex.EncodeToString(h.Sum(nil)), nil
 }
 
+// Reads lists the files and directories of the project, beside profiles and overlays, that the profiles have a build read:
+// packages of its own, what Butane files take in, and commands that images are made of. Paths start at the project's directory.
+func (s *Set) Reads() (names []string) {
+	for _, p := range append([]*Profile{s.Base, s.Tools}, s.Roles...) {
+		names = append(names, p.Debs...)
+		for _, im := range p.Images {
+			if im.Go != "" {
+				names = append(names, im.Go)
+			}
+		}
+		if p.Butane != "" {
+			names = append(names, included(filepath.Join(s.dir, p.Butane))...)
+		}
+	}
+	return names
+}
+
 // included lists the files and directories that a Butane file takes in. A file
 // that cannot be parsed includes nothing: Config says what is wrong with it.
 func included(file string) (names []string) {

@@ -53,7 +53,7 @@ func bundleFlags() []cli.Flag {
 		&cli.StringSliceFlag{Name: "image", Usage: "carry an OCI image: `NAME:TAG=SOURCE`, the source being oci:DIR, docker-archive:FILE or HOST/REPOSITORY:TAG"},
 		&cli.BoolFlag{Name: "no-layers", Usage: "leave finished layers out"},
 		&cli.StringFlag{Name: "volume-size", Usage: "what a volume holds, such as 4.3GiB", DefaultText: "one volume of any size"},
-		&cli.BoolFlag{Name: "dry-run", Usage: "say what would be carried and how large it is, and write nothing"},
+		&cli.BoolFlag{Name: "dry-run", Usage: "say what would be carried and how large it is: no volume is written and no number taken, only indices and OCI images come into the cache"},
 		&cli.BoolFlag{Name: "json", Usage: "print JSON"},
 		siteFlag(), lockFlag(),
 	}, sourceFlags()...)
@@ -65,8 +65,8 @@ func mirrorCreateCommand() *cli.Command {
 		Usage: "make a full bundle: everything that the lock needs",
 		Description: `Writes volumes: directories to copy onto discs or disks, each with a signed manifest. They
 hold every package of images.lock as a Debian repository that is signed with the site's key, upstream's own
-signed indices as evidence, finished layers, OCI images, and this slipway. What was cut off goes on
-when the same command is run again. SOURCE_DATE_EPOCH fixes the date.
+signed indices as evidence, finished layers, OCI images, the project as a build reads it, and this slipway. What
+was cut off goes on when the same command is run again. SOURCE_DATE_EPOCH fixes the bundle's date.
 
 Examples:
   slipway mirror create --volume-size 4.3GiB -o media
@@ -138,6 +138,10 @@ func makeBundle(c *cli.Context, r *receipt.Receipt) error {
 	}
 	req.LockData = req.Lock.Bytes()
 	if req.Programs, err = ourselves(); err != nil {
+		return err
+	}
+	req.Project.Dir = s.project
+	if req.Project.Files, err = builder.ProjectFiles(s.project); err != nil {
 		return err
 	}
 	if !c.Bool("no-layers") {

@@ -174,6 +174,28 @@ func newNear(t *testing.T) *near {
 		t.Fatal(err)
 	}
 	n.upstream = filepath.Join(profiles, "test.asc")
+	for name, content := range map[string]string{
+		"profiles/base.yaml":            "role: base\nsummary: what all stand on\npackages: [base]\nbutane: base.bu\n",
+		"profiles/base.bu":              "variant: fcos\nversion: 1.6.0\nstorage:\n  files:\n    - {path: /etc/motd, contents: {local: texts/motd}}\n",
+		"profiles/tools.yaml":           "role: tools\nsummary: what the build runs\npackages: [base]\n",
+		"texts/motd":                    "hello\n",
+		"overlays/base/etc/issue":       "test\n",
+		"overlays/base/empty/.gitkeep":  "",
+		"firstboot/agent.go":            "package firstboot\n",
+		"firstboot/agent_test.go":       "package firstboot\n",
+		"firstboot/testdata/large":      "not needed\n",
+		"cluster.yaml":                  "not of the build\n",
+		"mirror.site/not-ours":          "secret\n",
+		"overlays/base/usr/bin/program": "#!/bin/sh\n",
+	} {
+		file := filepath.Join(n.project, name)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(file), 0o700), os.WriteFile(file, []byte(content), 0o600)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := errors.Join(os.Chmod(filepath.Join(n.project, "overlays/base/usr/bin/program"), 0o744), os.Symlink("issue", filepath.Join(n.project, "overlays/base/etc/motd"))); err != nil {
+		t.Fatal(err)
+	}
 	n.publish(t, 1)
 	succeed(t, "mirror", "key", "generate", "--site", n.site, "--name", "plant-7")
 	return n
@@ -460,6 +482,109 @@ func TestBundlesThatAreDatedIntoTheFutureAreWarnedOf(t *testing.T) {
 	writeFile(t, path, data)
 	if _, stderr := n.bundle(t, "create", "a", "--dry-run"); !strings.Contains(stderr, "39 days after this machine's clock") && !strings.Contains(stderr, "40 days after this machine's clock") || !strings.Contains(stderr, "site.json") {
 		t.Errorf("it does not warn:\n%s", stderr)
+	}
+}
+
+// TestAMirrorBringsTheProgramAndTheProject takes both out as docs/mirror.md says, and compares.
+func TestAMirrorBringsTheProgramAndTheProject(t *testing.T) {
+	quick(t)
+	n := newNear(t)
+	n.Sources = []string{"base_1", "lib_1"}
+	n.publish(t, 1)
+	public, _ := succeed(t, "mirror", "key", "public", "--site", n.site)
+	bundle, _ := n.bundle(t, "create", "media", "--sources")
+	if bundle.Sources != 2 || len(bundle.NoSource) != 0 {
+		t.Errorf("%d source packages, without are %v", bundle.Sources, bundle.NoSource)
+	}
+	far := filepath.Join(t.TempDir(), "store")
+	succeed(t, "mirror", "import", "--store", far, "--key", writeFile(t, "key.asc", []byte(public)), "media")
+	for _, name := range []string{"base_1.dsc", "base_1.tar.xz"} {
+		if _, err := os.Stat(filepath.Join(far, "public/debian/pool/base", name)); err != nil {
+			t.Error(err)
+		}
+	}
+
+	out := t.TempDir()
+	program := filepath.Join(out, "slipway")
+	if said, err := exec.Command("install", "-m", "755", filepath.Join(far, "public/slipway/slipway"), program).CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, said)
+	}
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if said, err := exec.Command("cmp", self, program).CombinedOutput(); err != nil {
+		t.Errorf("the program that came is not the one that made the bundle: %v\n%s", err, said)
+	}
+	project := filepath.Join(out, "project")
+	if err := os.Mkdir(project, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	archive := filepath.Join(far, "public/slipway/project.tar")
+	if said, err := exec.Command("tar", "-xf", archive, "-C", project).CombinedOutput(); err != nil || len(said) > 0 {
+		t.Fatalf("%v\n%s", err, said)
+	}
+	var came []string
+	err = filepath.WalkDir(project, func(path string, d os.DirEntry, err error) error {
+		name, _ := filepath.Rel(project, path)
+		if err != nil || d.IsDir() && name != "overlays/base/empty" {
+			return err
+		}
+		came = append(came, name)
+		if d.Type().IsRegular() {
+			got, err := os.ReadFile(path)
+			want, err2 := os.ReadFile(filepath.Join(n.project, name))
+			if err := errors.Join(err, err2); err != nil || !bytes.Equal(got, want) {
+				t.Errorf("%s is another file: %v", name, err)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []string{"firstboot/agent.go", "images.lock", "overlays/base/empty", "overlays/base/empty/.gitkeep", "overlays/base/etc/issue", "overlays/base/etc/motd", "overlays/base/usr/bin/program",
+		"profiles/base.bu", "profiles/base.yaml", "profiles/distribution.yaml", "profiles/test.asc", "profiles/tools.yaml", "texts/motd"}
+	if !slices.Equal(came, want) {
+		t.Errorf("there came\n%v\nwant\n%v", came, want)
+	}
+	if st, err := os.Stat(filepath.Join(project, "overlays/base/usr/bin/program")); err != nil || st.Mode().Perm() != 0o755 {
+		t.Errorf("what can be run: %v, %v", st, err)
+	}
+
+	// Who has the project, and under which umask, plays no part.
+	before, err := os.ReadFile(archive)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n.project = project
+	n.bundle(t, "create", "media-2", "--sources")
+	succeed(t, "mirror", "import", "--store", far, "media-2")
+	if after, err := os.ReadFile(archive); err != nil || !bytes.Equal(before, after) {
+		t.Errorf("the project that came is packed into other bytes: %v", err)
+	}
+}
+
+// TestSourceDateEpochDatesTheBundleAlone makes a bundle that is dated before the archive that it holds.
+func TestSourceDateEpochDatesTheBundleAlone(t *testing.T) {
+	quick(t)
+	n := newNear(t)
+	date := time.Now().UTC().Truncate(time.Second)
+	n.Date = date.Add(30 * time.Minute) // publish adds an hour: within the two that clocks may differ by, but not from the bundle's date
+	n.publish(t, 1)
+	key, err := sign.Generate("ours", date.Add(-48*time.Hour), 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	secret, err := key.Secret()
+	if err != nil {
+		t.Fatal(err)
+	}
+	n.site = filepath.Join(t.TempDir(), "site")
+	succeed(t, "mirror", "key", "import", writeFile(t, "ours.key", secret), "--site", n.site, "--name", "plant-7")
+	t.Setenv("SOURCE_DATE_EPOCH", fmt.Sprint(date.Add(-time.Hour).Unix()))
+	if r, stderr := n.bundle(t, "create", "media", "--package", "tool", "--dry-run"); r.Date != date.Add(-time.Hour).Format(time.RFC3339) || r.Packages != 3 {
+		t.Errorf("%+v\n%s", r, stderr)
 	}
 }
 
