@@ -147,15 +147,20 @@ func TestADryRunTellsWhatIsThenMade(t *testing.T) {
 	}
 }
 
-// TestAnIsolatedSiteBuildsTheSameBytes builds where there is no network: from the mirror's packages, and from its
-// layers; and locks there.
+// TestAnIsolatedSiteBuildsTheSameBytes builds where there is no network, with the program and the project that came on
+// the media: from the mirror's packages, and from its layers; locks there; and builds a role that was changed there.
 func TestAnIsolatedSiteBuildsTheSameBytes(t *testing.T) {
 	runner{}.succeed(t, "build", "--all", "--format", "qcow2", "--output", tempDir(t, 0))
-	const role, image = "balancer", "balancer.qcow2"
+	const role = "balancer"
 	online := tempDir(t, 0)
-	runner{}.succeed(t, "build", role, "--format", "qcow2", "--output", online)
-	want := hashes(t, online)[image]
-	c := carryOver(t)
+	runner{}.succeed(t, "build", role, "mirror", "--format", "qcow2", "--output", online)
+	want := hashes(t, online)
+	c := carryOver(t, "--package", "tree")
+	c.isolated(t, runner{}, `install -m 755 store/public/slipway/slipway slipway
+		mkdir project && tar -xf store/public/slipway/project.tar -C project`)
+	const noGo = `PATH=/usr/bin:/bin:/usr/sbin:/sbin
+		if command -v go >&2; then exit 1; fi
+		`
 
 	const secure = "127.0.0.1:8443"
 	authority := c.path("tls.pem")
@@ -166,19 +171,22 @@ func TestAnIsolatedSiteBuildsTheSameBytes(t *testing.T) {
 	serveTLS := `"$SLIPWAY" mirror serve --store store --listen ` + secure + ` --tls-cert tls.pem --tls-key tls.key >up &
 		read -r said <up
 		`
-	for name, how := range map[string]struct{ cache, flags string }{
-		"packages over HTTP":      {programsOnly(t), "--mirror http://127.0.0.1:8080/debian"},
-		"packages over HTTPS":     {programsOnly(t), "--mirror https://" + secure + "/debian"},
-		"packages of a directory": {programsOnly(t), "--mirror " + c.url()},
-		// Nothing is cached, and nothing can be made: there is no Go, and there are no packages.
-		"layers of a directory": {c.path("empty"), "--mirror http://127.0.0.1:9/debian --layers file://" + c.store + "/public"},
+	layers := " --layers file://" + c.store + "/public"
+	for name, how := range map[string]struct{ cache, roles, flags string }{
+		"packages over HTTP":      {programsOnly(t), role, "--mirror http://127.0.0.1:8080/debian"},
+		"packages over HTTPS":     {programsOnly(t), role, "--mirror https://" + secure + "/debian"},
+		"packages of a directory": {programsOnly(t), role, "--mirror " + c.url()},
+		// Nothing is cached, and nothing can be made: there is no Go, and there are no packages. The role mirror has the command in it.
+		"layers of a directory": {c.path("empty"), role + " mirror", "--mirror http://127.0.0.1:9/debian" + layers},
 	} {
 		out := tempDir(t, 0)
-		c.isolated(t, runner{cache: how.cache}, serveTLS+`export SSL_CERT_FILE=`+authority+`
-			PATH=/usr/bin:/bin:/usr/sbin:/sbin
-			"$SLIPWAY" --project "$PROJECT" build `+role+` --format qcow2 --output `+out+` `+how.flags)
-		if got := hashes(t, out)[image]; got != want {
-			t.Errorf("with %s %s is %s, online it is %s", name, image, got, want)
+		c.isolated(t, runner{cache: how.cache}, serveTLS+noGo+`export SSL_CERT_FILE=`+authority+`
+			./slipway --project project build `+how.roles+` --format qcow2 --output `+out+` `+how.flags)
+		got := hashes(t, out)
+		for _, role := range strings.Fields(how.roles) {
+			if image := role + ".qcow2"; got[image] == "" || got[image] != want[image] {
+				t.Errorf("with %s %s is %s, online it is %s", name, image, got[image], want[image])
+			}
 		}
 	}
 
@@ -188,7 +196,7 @@ func TestAnIsolatedSiteBuildsTheSameBytes(t *testing.T) {
 	for _, url := range []string{c.url(), "http://127.0.0.1:8080/debian", "https://" + secure + "/debian"} {
 		locked := filepath.Join(tempDir(t, 0), "images.lock")
 		c.isolated(t, runner{cache: c.path("empty")}, serveTLS+`export SSL_CERT_FILE=`+authority+`
-			"$SLIPWAY" --project "$PROJECT" lock --lock `+locked+` --mirror `+url+` --mirror-key site.asc`)
+			./slipway --project project lock --lock `+locked+` --mirror `+url+` --mirror-key site.asc`)
 		after, err := lock.Read(locked)
 		must(t, err)
 		if !slices.Equal(before.Items(), after.Items()) {
@@ -199,6 +207,16 @@ func TestAnIsolatedSiteBuildsTheSameBytes(t *testing.T) {
 				t.Errorf("%s of %s is locked as upstream signed it, not as the site did", s.Name, url)
 			}
 		}
+	}
+
+	// The site changes a role: a package that was carried for it goes in. Layers are made anew; the agent came on the media.
+	out := tempDir(t, 0)
+	c.isolated(t, runner{cache: c.path("fresh")}, noGo+`cd project
+		sed -i 's/^packages:$/&\n  - tree/' profiles/`+role+`.yaml
+		../slipway lock --mirror `+c.url()+` --mirror-key ../site.asc
+		../slipway build `+role+` --format qcow2 --output `+out+` --mirror `+c.url()+layers)
+	if said := (runner{}).succeed(t, "sbom", filepath.Join(out, role+".qcow2")); !strings.Contains(said.stdout, "pkg:deb/debian/tree@") {
+		t.Error("the package that the site added is not in the image")
 	}
 }
 
