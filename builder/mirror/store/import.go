@@ -1,6 +1,7 @@
 package store
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"crypto/sha256"
@@ -29,7 +30,7 @@ const batch = 512 << 20
 type ImportOptions struct {
 	AllowOlder bool // take a bundle with a lower number than the published one
 	Progress   progress.Reporter
-	Notice     func(string) // is told of volumes that were passed over; nil: nobody
+	Notice     func(string) // is told of what does not stop the import: volumes that were passed over, damage that a good copy makes up for; nil: nobody
 }
 
 // Imported tells what Import did.
@@ -53,7 +54,13 @@ func (s *Store) Import(ctx context.Context, dirs []string, opts ImportOptions) (
 	if opts.Progress == nil {
 		opts.Progress = progress.None
 	}
-	if err := s.recover(ctx); err != nil {
+	if opts.Notice == nil {
+		opts.Notice = func(string) {}
+	}
+	if err := s.recover(ctx); fault.Of(err) == fault.Integrity {
+		// What is damaged comes anew with a volume of that bundle, which this import may bring.
+		opts.Notice(fmt.Sprintf("the publishing that was cut off cannot be ended yet: %v; %s", err, fault.Mend(err)))
+	} else if err != nil {
 		return nil, err
 	}
 	var volumes []*volume.Volume
@@ -108,7 +115,7 @@ func (s *Store) wanted(volumes []*volume.Volume, opts ImportOptions) []*volume.V
 		return volumes
 	}
 	return slices.DeleteFunc(slices.Clone(volumes), func(v *volume.Volume) bool {
-		if old(v) && opts.Notice != nil {
+		if old(v) {
 			opts.Notice(fmt.Sprintf("%s holds %s, which is older than what is published; it is passed over", v.Dir, v.Name()))
 		}
 		return old(v)
@@ -138,25 +145,21 @@ func (s *Store) bundle(ctx context.Context, volumes []*volume.Volume, opts Impor
 	c := volumes[0].Content
 	r := &Imported{Site: c.Site, Edition: c.Edition, Bundle: volumes[0].Bundle, Volumes: []int{}, Missing: []int{}, Damaged: []string{}}
 	path := filepath.Join(s.dir, "catalogs", catalogName(c))
-	if !has(path, int64(len(volumes[0].CatalogData))) {
+	if data, err := os.ReadFile(path); err != nil || !bytes.Equal(data, volumes[0].CatalogData) {
 		if err := full(atomicfile.WriteBytes(path, 0o644, volumes[0].CatalogData)); err != nil {
 			return nil, err
 		}
 	}
-	var firstDamage error
-	var damaged []int // volumes
-	for _, v := range volumes {
+	damage := make([][]error, len(volumes))
+	for i, v := range volumes {
 		wrong, err := s.take(ctx, v, r, opts.Progress)
 		if err != nil {
 			return nil, err
 		}
 		for _, w := range wrong {
-			firstDamage = cmp.Or(firstDamage, w)
 			r.Damaged = append(r.Damaged, w.Error())
 		}
-		if len(wrong) > 0 {
-			damaged = append(damaged, v.Volume)
-		}
+		damage[i] = wrong
 		r.Volumes = append(r.Volumes, v.Volume)
 	}
 	if err := s.assemble(ctx, c); err != nil {
@@ -167,10 +170,22 @@ func (s *Store) bundle(ctx context.Context, volumes []*volume.Volume, opts Impor
 		return r, err
 	}
 	r.Missing = lacking
+	var again []int // volumes of which no good copy came
+	var wrong []error
+	for i, v := range volumes {
+		switch {
+		case len(damage[i]) == 0:
+		case slices.Contains(lacking, v.Volume):
+			again, wrong = append(again, v.Volume), append(wrong, damage[i]...)
+		default:
+			opts.Notice(fmt.Sprintf("%s holds %s, of which %d files are damaged; the mirror has all that is on it from elsewhere, so it need not be brought again", v.Dir, v.Name(), len(damage[i])))
+		}
+	}
 	switch {
-	case firstDamage != nil:
-		return r, fault.New(fault.Integrity, "%d files of volume %s of edition %d are damaged; whatever is whole was taken:\n  %w", len(r.Damaged), Numbers(damaged), c.Edition, firstDamage).
-			WithMend("bring volume %s again: copy it anew from the side that made it, onto another medium", Numbers(damaged))
+	case len(again) > 0:
+		again = slices.Compact(again) // two copies of one volume stand one after the other
+		return r, fault.New(fault.Integrity, "%d files of volume %s of edition %d are damaged; whatever is whole was taken:\n  %w", len(wrong), Numbers(again), c.Edition, wrong[0]).
+			WithMend("bring volume %s again: copy it anew from the side that made it, onto another medium", Numbers(again))
 	case len(lacking) > 0:
 		return r, nil
 	}
@@ -408,7 +423,8 @@ func (s *Store) lacking(c *catalog.Catalog) ([]int, error) {
 		WithMend("write a receipt with `slipway mirror receipt` and have a new bundle made against it, or a full one; if volumes of edition %d are at hand, importing them again with --allow-older helps too", c.Base.Edition)
 }
 
-// recover cleans up after a command that was cut off, and ends a publishing that was.
+// recover cleans up after a command that was cut off, and ends a publishing that was. An error of class Integrity is of the
+// bundle that was being published, and no other reason to stop.
 func (s *Store) recover(ctx context.Context) error {
 	entries, err := os.ReadDir(filepath.Join(s.dir, "incoming"))
 	if err != nil {

@@ -89,6 +89,13 @@ func (s *Store) keysOf(c *catalog.Catalog) ([]byte, sign.Ring, error) {
 	if err != nil {
 		return nil, nil, err
 	}
+	if catalog.ID(data) != f.SHA256 { // damaged on this disk since it was taken, and trusted for good if it were taken over
+		if err := os.Remove(s.blob(f.SHA256)); err != nil {
+			return nil, nil, err
+		}
+		return nil, nil, fault.New(fault.Integrity, "%s of edition %d was damaged on the mirror's disk; it was removed", keysPath, c.Edition).
+			WithMend("import the volumes of edition %d again; if it happens again, check the disk", c.Edition)
+	}
 	ring, err := sign.ParseRing(data)
 	if err != nil {
 		return nil, nil, fault.New(fault.Integrity, "%s of edition %d: %w", keysPath, c.Edition, err)

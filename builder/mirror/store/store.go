@@ -361,8 +361,12 @@ func (s *Store) catalog(name string) (*catalog.Catalog, error) {
 		err = errors.New("its bytes are not those that its name tells")
 	}
 	if err != nil {
-		return nil, fault.New(fault.Integrity, "%s: %w", filepath.Join(s.dir, "catalogs", name), err).
-			WithMend("remove the file, then import any volume of that bundle again")
+		edition, _, _ := strings.Cut(name, "-")
+		bad := fault.New(fault.Integrity, "%s: %w", filepath.Join(s.dir, "catalogs", name), err)
+		if n, err := strconv.ParseInt(edition, 10, 64); err != nil || n < s.state.Edition {
+			return nil, bad.WithMend("remove the file; only going back to edition %s needs it, and any volume of it brings it again", edition)
+		}
+		return nil, bad.WithMend("import any volume of edition %s again: each has it", edition)
 	}
 	return c, nil
 }

@@ -332,7 +332,7 @@ func TestWhateverAMediumFailsWithTheRestOfItIsTaken(t *testing.T) {
 	key := newKey(t)
 	files := map[string]string{"a": "one", "b": "two", "c": "three"}
 	at := func(dir, file string) string { return filepath.Join(dir, volume.PartPath(sum(files[file]))) }
-	for name, harm := range map[string]func(dir string) error{
+	for name, spoil := range map[string]func(dir string) error{
 		"a file for a directory": func(dir string) error {
 			up := filepath.Dir(at(dir, "b"))
 			return errors.Join(os.RemoveAll(up), os.WriteFile(up, nil, 0o644))
@@ -350,7 +350,7 @@ func TestWhateverAMediumFailsWithTheRestOfItIsTaken(t *testing.T) {
 			dir := newStore(t, key)
 			b := bundle{edition: 1, signers: []*sign.Key{key}, files: files}
 			broken := b.write(t)
-			must(t, harm(broken[0]))
+			must(t, spoil(broken[0]))
 			r, err := take(t, dir, store.ImportOptions{}, broken...)
 			if fault.Of(err) != fault.Integrity || len(r) != 1 || r[0].Published || len(r[0].Damaged) != 1 || !strings.Contains(r[0].Damaged[0], volume.PartPath(sum("two"))) {
 				t.Fatalf("%v (%s), %+v", err, fault.Of(err), r)
@@ -365,6 +365,117 @@ func TestWhateverAMediumFailsWithTheRestOfItIsTaken(t *testing.T) {
 				t.Errorf("it does not say which volume: %v, %q", err, fault.Mend(err))
 			}
 			mustTake(t, dir, b.write(t)...)
+		})
+	}
+}
+
+// harm changes the bytes of a file of a volume, or of the store.
+func harm(t *testing.T, path string) {
+	t.Helper()
+	data, err := os.ReadFile(path)
+	must(t, err)
+	data[len(data)/2] ^= 1
+	must(t, os.Chmod(path, 0o644))
+	must(t, os.WriteFile(path, data, 0o644))
+}
+
+func TestAGoodCopyMakesUpForADamagedOneInEitherOrder(t *testing.T) {
+	key := newKey(t)
+	b := bundle{edition: 1, signers: []*sign.Key{key}, files: map[string]string{"a": "one", "b": "two", "c": "more"}, on: map[string][]int{"c": {2}}}
+	good := b.write(t)
+	bad, worse := b.write(t)[0], b.write(t)[0]
+	harm(t, filepath.Join(bad, volume.PartPath(sum("one"))))
+	harm(t, filepath.Join(worse, volume.PartPath(sum("one"))))
+	harm(t, filepath.Join(worse, volume.PartPath(sum("two"))))
+	var notices []string
+	opts := store.ImportOptions{Notice: func(text string) { notices = append(notices, text) }}
+	for name, c := range map[string]struct {
+		media     []string
+		damaged   int // files that are named
+		noticed   int // media that are
+		published bool
+	}{
+		"the damaged first":         {[]string{bad, good[0], good[1]}, 1, 1, true},
+		"the good first":            {[]string{good[0], bad, good[1]}, 0, 0, true}, // nothing of the other is read
+		"another volume to come":    {[]string{bad, good[0]}, 1, 1, false},
+		"two that are damaged":      {[]string{worse, bad, good[0], good[1]}, 3, 2, true},
+		"each has what one has not": {[]string{worse, bad, good[1]}, 3, 0, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			notices = nil
+			dir := newStore(t, key)
+			r, err := take(t, dir, opts, c.media...)
+			if len(r) != 1 || r[0].Published != c.published || len(r[0].Damaged) != c.damaged || len(notices) != c.noticed {
+				t.Errorf("%v, %+v, told are %q", err, r, notices)
+			}
+			if c.noticed > 0 && !strings.Contains(strings.Join(notices, "\n"), bad+" holds volume 1 of 2, edition 1 of plant-7, of which 1 files are damaged") {
+				t.Errorf("told are %q", notices)
+			}
+			if lost := name == "each has what one has not"; lost != (fault.Of(err) == fault.Integrity) || lost != strings.HasPrefix(fault.Mend(err), "bring volume 1 again") || !lost && err != nil {
+				t.Errorf("%v, %q", err, fault.Mend(err))
+			}
+			if !c.published {
+				mustTake(t, dir, good...)
+			}
+			if wrong := flaws(t, dir); len(wrong) > 0 {
+				t.Errorf("verify says %q", wrong)
+			}
+		})
+	}
+}
+
+// cutPublishing has the publishing of a bundle be cut off, as by a power cut.
+func cutPublishing(t *testing.T, dir string, volumes ...string) {
+	t.Helper()
+	// A directory in the place of a file that is linked late ends the publishing there.
+	inTheWay := filepath.Join(dir, "public/oci/index.json/x")
+	must(t, os.MkdirAll(inTheWay, 0o755))
+	if _, err := take(t, dir, store.ImportOptions{}, volumes...); err == nil {
+		t.Fatal("the publishing was not cut off")
+	}
+	must(t, os.RemoveAll(filepath.Dir(inTheWay)))
+	s, err := store.Read(dir)
+	must(t, err)
+	if w := s.Status(made).Warnings; !strings.Contains(strings.Join(w, "\n"), "cut off") {
+		t.Fatalf("status says %q", w)
+	}
+}
+
+func TestAPublishingThatWasCutOffIsEndedWhateverBecameOfItsCatalog(t *testing.T) {
+	key := newKey(t)
+	mine := []*sign.Key{key}
+	keys := sum(string(key.Public()))
+	catalogs := func(dir string) string {
+		found, err := filepath.Glob(filepath.Join(dir, "catalogs", "2-*"))
+		must(t, err)
+		return found[0]
+	}
+	for name, damage := range map[string]func(dir string){
+		"it is whole":      func(string) {},
+		"it is missing":    func(dir string) { must(t, os.Remove(catalogs(dir))) },
+		"it is damaged":    func(dir string) { harm(t, catalogs(dir)) },
+		"it is cut off":    func(dir string) { must(t, os.Truncate(catalogs(dir), 20)) },
+		"keys are damaged": func(dir string) { harm(t, filepath.Join(dir, "blobs", keys[:2], keys)) },
+		"all of it is gone": func(dir string) {
+			must(t, os.Remove(catalogs(dir)))
+			must(t, os.RemoveAll(filepath.Join(dir, "blobs")))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := newStore(t, key)
+			mustTake(t, dir, bundle{edition: 1, signers: mine, files: map[string]string{"a": "old"}}.write(t)...)
+			second := bundle{edition: 2, signers: mine, files: map[string]string{"a": "one", "oci/index.json": "{}"}}.write(t)
+			cutPublishing(t, dir, second...)
+			damage(dir)
+			mustTake(t, dir, second...)
+			if wrong := flaws(t, dir); len(wrong) > 0 {
+				t.Errorf("verify says %q", wrong)
+			}
+			s, err := store.Read(dir)
+			must(t, err)
+			if st := s.Status(made); st.Edition != 2 || len(st.Warnings) > 1 { // the clock
+				t.Errorf("%+v", st)
+			}
 		})
 	}
 }
