@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/slipwayhq/slipway/builder/mirror/catalog"
 	"github.com/slipwayhq/slipway/builder/mirror/receipt"
 	"github.com/slipwayhq/slipway/builder/mirror/sign"
 	"github.com/slipwayhq/slipway/builder/mirror/store"
@@ -38,26 +39,36 @@ func chance(t *testing.T) *rand.Rand {
 
 // TestEveryFlippedBitIsFound flips one bit of one file at a time: of the volumes, and of the mirror.
 func TestEveryFlippedBitIsFound(t *testing.T) {
-	s, a := newSide(t, 1<<20)
+	s, a := newSide(t, 14<<20) // more than one volume
 	media, res := s.mustCreate(t, nil)
 	far := s.far(t)
 	mustTake(t, far, media)
 	mustBeWhole(t, far, a.Key())
 	ring, err := sign.ParseRing(s.public(t))
 	must(t, err)
+	content := func(dir string) *catalog.Catalog {
+		v, err := volume.Open(dir, ring)
+		must(t, err)
+		defer v.Close()
+		return v.Content
+	}(res.Volumes[0].Path)
+	if content.Volumes < 2 {
+		t.Fatalf("all is on %d volume", content.Volumes)
+	}
 	var files []string
-	for _, dir := range []string{res.Volumes[0].Path, far} {
+	for _, dir := range []string{media, far} {
 		must(t, filepath.WalkDir(dir, func(p string, d fs.DirEntry, err error) error {
-			st, _ := d.Info()
-			// The public tree is hard links to blobs; the store's name and the state are its own, and checked by
-			// their form; an empty file has no bit.
-			if err == nil && !d.IsDir() && st.Size() > 0 && !strings.Contains(p, "/public/") && d.Name() != "STORE" && d.Name() != "state.json" {
+			must(t, err)
+			st, err := d.Info()
+			// The public tree is hard links to blobs; what create notes for itself is no part of a volume; an empty file has no bit.
+			if err == nil && !d.IsDir() && st.Size() > 0 && !strings.Contains(p, "/public/") && d.Name() != ".slipway-bundle" {
 				files = append(files, p)
 			}
 			return err
 		}))
 	}
 	rng := chance(t)
+	rng.Shuffle(len(files), func(i, j int) { files[i], files[j] = files[j], files[i] })
 	for n := range flips {
 		p := files[n%len(files)]
 		st, err := os.Stat(p)
@@ -77,10 +88,19 @@ func TestEveryFlippedBitIsFound(t *testing.T) {
 		}
 		flip()
 		var flaws []string
+		names := "" // which medium is damaged, or which is to be brought
 		if strings.HasPrefix(p, far) {
 			flaws, _ = wrong(t, far, a.Key(), false)
+			switch sub := filepath.Base(filepath.Dir(p)); {
+			case strings.Contains(p, "/blobs/"):
+				names = "bring volume " + store.Numbers(content.VolumesOf(filepath.Base(p))) + " of edition 1"
+			case sub == "catalogs", filepath.Base(p) == "state.json":
+				names = "any volume of "
+			}
 		} else {
-			v, err := volume.Open(res.Volumes[0].Path, ring)
+			dir, _, _ := strings.Cut(strings.TrimPrefix(p, media+"/"), "/")
+			names = filepath.Join(media, dir)
+			v, err := volume.Open(names, ring)
 			if err != nil {
 				flaws = []string{err.Error()}
 			} else {
@@ -92,8 +112,8 @@ func TestEveryFlippedBitIsFound(t *testing.T) {
 				v.Close()
 			}
 		}
-		if len(flaws) == 0 {
-			t.Fatalf("bit %08b of byte %d of %s was flipped and not found", bit, at, p)
+		if len(flaws) == 0 || !strings.Contains(strings.Join(flaws, "\n"), names) {
+			t.Fatalf("bit %08b of byte %d of %s was flipped; verify says %q, and %q is wanted", bit, at, p, flaws, names)
 		}
 		flip()
 	}

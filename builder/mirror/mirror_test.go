@@ -248,12 +248,12 @@ func wrong(t *testing.T, dir string, upstream openpgp.EntityList, repair bool) (
 	t.Helper()
 	s, err := store.Open(dir)
 	if err != nil {
-		return []string{err.Error()}, nil
+		return []string{err.Error() + "; " + fault.Mend(err)}, nil
 	}
 	defer s.Close()
 	r, err := s.Verify(t.Context(), store.VerifyOptions{Upstream: upstream, Repair: repair})
 	if err != nil {
-		return []string{err.Error()}, nil
+		return []string{err.Error() + "; " + fault.Mend(err)}, nil
 	}
 	var all []string
 	for _, f := range r.Wrong {

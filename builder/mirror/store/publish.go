@@ -44,7 +44,7 @@ func (s *Store) publish(ctx context.Context, c *catalog.Catalog) error {
 	}
 	next := s.state
 	next.Publishing = catalogName(c)
-	if err := writeJSON(filepath.Join(s.dir, stateName), next); err != nil {
+	if err := write(filepath.Join(s.dir, stateName), &next); err != nil {
 		return err
 	}
 	files := slices.Clone(c.Files)
@@ -75,7 +75,7 @@ func (s *Store) publish(ctx context.Context, c *catalog.Catalog) error {
 		next.Retired = slices.Compact(retired)
 	}
 	s.ring, s.state = ring.Without(next.Retired), next
-	return writeJSON(filepath.Join(s.dir, stateName), s.state)
+	return write(filepath.Join(s.dir, stateName), &s.state)
 }
 
 // keysOf reads the keys that a bundle brings. That the bundle was signed by a key which is

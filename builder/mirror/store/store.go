@@ -20,6 +20,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
+	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -77,12 +78,21 @@ type state struct {
 	Retired []string `json:"retired,omitempty"`
 	// Publishing is set while a bundle is being published: its catalog's name.
 	Publishing string `json:"publishing,omitempty"`
+	Checksum   string `json:"checksum,omitempty"`
 }
 
 type identity struct {
-	Format int    `json:"format"`
-	Store  string `json:"store"`
+	Format   int    `json:"format"`
+	Store    string `json:"store"`
+	Checksum string `json:"checksum,omitempty"`
 }
+
+// record is one of the store's own files. Its checksum is the SHA-256 of the file as it would be without one, so that a
+// bit that flips on the disk shows; files that were written before there were checksums have none.
+type record interface{ checksum() *string }
+
+func (s *state) checksum() *string    { return &s.Checksum }
+func (i *identity) checksum() *string { return &i.Checksum }
 
 // Create makes a store in dir that trusts the keys. Root does not do so in another user's directory.
 func Create(dir string, keys []byte) (*Store, error) {
@@ -104,7 +114,7 @@ func Create(dir string, keys []byte) (*Store, error) {
 	}
 	var id [16]byte
 	rand.Read(id[:])
-	if err := writeJSON(filepath.Join(dir, storeName), identity{1, hex.EncodeToString(id[:])}); err != nil {
+	if err := write(filepath.Join(dir, storeName), &identity{Format: 1, Store: hex.EncodeToString(id[:])}); err != nil {
 		return nil, err
 	}
 	return Open(dir)
@@ -189,7 +199,7 @@ func (s *Store) load() error {
 			WithMend("the mirror's own records are damaged: make a new one in an empty directory and import the last full bundle and those after it")
 	}
 	var id identity
-	if err := readJSON(filepath.Join(s.dir, storeName), &id); err != nil {
+	if err := read(filepath.Join(s.dir, storeName), &id); err != nil {
 		return bad(storeName, err)
 	}
 	if id.Format != 1 || !idPattern.MatchString(id.Store) {
@@ -205,15 +215,18 @@ func (s *Store) load() error {
 		return bad(trustName, err)
 	}
 	s.state = state{Format: 1}
-	err = readJSON(filepath.Join(s.dir, stateName), &s.state)
+	err = read(filepath.Join(s.dir, stateName), &s.state)
 	if errors.Is(err, fs.ErrNotExist) {
 		err = nil
 	}
-	if err == nil && (s.state.Format != 1 || s.state.Edition < 0) {
-		err = fmt.Errorf("format %d, of which this slipway knows only 1", s.state.Format)
-	}
-	if err != nil {
-		return bad(stateName, err)
+	switch {
+	case errors.Is(err, fs.ErrPermission):
+		return full(err)
+	case err != nil:
+		return fault.New(fault.Integrity, "%s: %w", filepath.Join(s.dir, stateName), err).
+			WithMend("remove that file and import any volume of the last bundle again: what is on this disk counts; only which keys were retired is forgotten")
+	case s.state.Format != 1 || s.state.Edition < 0:
+		return bad(stateName, fmt.Errorf("format %d, of which this slipway knows only 1", s.state.Format))
 	}
 	s.ring = ring.Without(s.state.Retired)
 	return nil
@@ -221,7 +234,8 @@ func (s *Store) load() error {
 
 var idPattern = regexp.MustCompile(`^[0-9a-f]{32}$`)
 
-func readJSON(path string, v any) error {
+// read reads a record, and refuses one that is not, byte for byte, as write made it.
+func read(path string, r record) error {
 	data, err := os.ReadFile(path)
 	if err != nil {
 		return err
@@ -231,15 +245,34 @@ func readJSON(path string, v any) error {
 	}
 	d := json.NewDecoder(bytes.NewReader(data))
 	d.DisallowUnknownFields()
-	return d.Decode(v)
+	if err := d.Decode(r); err != nil || *r.checksum() == "" {
+		return err
+	}
+	if made, err := encode(r); err != nil || !bytes.Equal(made, data) {
+		return errors.Join(errors.New("the checksum is not right: the file was changed"), err)
+	}
+	return nil
 }
 
-func writeJSON(path string, v any) error {
-	data, err := json.MarshalIndent(v, "", "  ")
+func write(path string, r record) error {
+	data, err := encode(r)
 	if err != nil {
 		return err
 	}
-	return full(atomicfile.WriteBytes(path, 0o644, append(data, '\n')))
+	return full(atomicfile.WriteBytes(path, 0o644, data))
+}
+
+// encode is a record's file; it sets the checksum.
+func encode(r record) ([]byte, error) {
+	*r.checksum() = ""
+	data, err := json.MarshalIndent(r, "", "  ")
+	if err != nil {
+		return nil, err
+	}
+	sum := sha256.Sum256(append(data, '\n'))
+	*r.checksum() = hex.EncodeToString(sum[:])
+	data, err = json.MarshalIndent(r, "", "  ")
+	return append(data, '\n'), err
 }
 
 // Close lets other commands have the store.
@@ -305,7 +338,7 @@ func (s *Store) Trust(keys []byte, again bool) (retired []string, err error) {
 	}
 	if again {
 		s.state.Retired = slices.DeleteFunc(s.state.Retired, func(f string) bool { return slices.Contains(ring.Fingerprints(), f) })
-		if err := writeJSON(filepath.Join(s.dir, stateName), s.state); err != nil {
+		if err := write(filepath.Join(s.dir, stateName), &s.state); err != nil {
 			return nil, err
 		}
 	}

@@ -46,9 +46,17 @@ type Report struct {
 	Packages int    `json:"packages"` // listed under the site's signature
 	Sources  int    `json:"sources"`  // source packages, likewise
 	Proven   int    `json:"proven"`   // of both, covered by a signature of upstream
-	Images   int    `json:"images"`   // OCI manifests
-	Wrong    []Flaw `json:"wrong"`
+	// Unproven are the others: the path of each, for a source package that of the first of its files which is not covered. Nothing
+	// but the site's key vouches for them. A package of the owner's that its archive no longer lists is among them too, so they are no flaw.
+	Unproven []string `json:"unproven"`
+	Images   int      `json:"images"` // OCI manifests
+	Wrong    []Flaw   `json:"wrong"`
+	More     int      `json:"more"` // flaws beyond the first maxFlaws of a file, which are not in Wrong
 }
+
+// maxFlaws is how many flaws of one file are listed: an index may have millions of paragraphs, and its signer
+// need not mean well.
+const maxFlaws = 20
 
 // Flaw is one thing that is not as it must be.
 type Flaw struct {
@@ -86,6 +94,7 @@ type verifier struct {
 	all    []*catalog.Catalog
 	report *Report
 	bad    map[string]bool // hashes of damaged files
+	flaws  map[string]int  // how many there are, by path
 }
 
 // Verify reads everything that the mirror publishes and checks it: each file against the
@@ -100,7 +109,8 @@ func (s *Store) Verify(ctx context.Context, opts VerifyOptions) (_ *Report, err 
 	if err != nil {
 		return nil, err
 	}
-	v := &verifier{Store: s, opts: opts, bad: map[string]bool{}, report: &Report{Site: s.state.Site, Edition: s.state.Edition, Wrong: []Flaw{}}}
+	v := &verifier{Store: s, opts: opts, bad: map[string]bool{}, flaws: map[string]int{},
+		report: &Report{Site: s.state.Site, Edition: s.state.Edition, Unproven: []string{}, Wrong: []Flaw{}}}
 	if v.all, err = s.catalogs(); err != nil {
 		return nil, err
 	}
@@ -114,14 +124,12 @@ func (s *Store) Verify(ctx context.Context, opts VerifyOptions) (_ *Report, err 
 	if err := v.tree(ctx, c); err != nil {
 		return nil, err
 	}
-	v.trust(c)
+	v.records(c)
 	proven, err := v.upstream(c)
 	if err != nil {
 		return nil, err
 	}
-	if err := v.archives(c, proven); err != nil {
-		return nil, err
-	}
+	v.archives(c, proven)
 	v.oci(c)
 	if opts.Repair {
 		if err := v.repair(); err != nil {
@@ -132,6 +140,10 @@ func (s *Store) Verify(ctx context.Context, opts VerifyOptions) (_ *Report, err 
 }
 
 func (v *verifier) flaw(what, path string) {
+	if v.flaws[path]++; v.flaws[path] > maxFlaws {
+		v.report.More++
+		return
+	}
 	v.report.Wrong = append(v.report.Wrong, Flaw{What: what, Path: path})
 }
 
@@ -206,23 +218,37 @@ func (v *verifier) tree(ctx context.Context, c *catalog.Catalog) error {
 			known[f.Path] = true
 		}
 	}
-	return walk(ctx, v.Public(), func(p string, d fs.DirEntry) error {
+	err := walk(ctx, v.Public(), func(p string, d fs.DirEntry) error {
 		rel, err := filepath.Rel(v.Public(), p)
 		if err == nil && !known[filepath.ToSlash(rel)] {
 			v.flaw("is published and no bundle brought it; slipway mirror gc removes it", filepath.ToSlash(rel))
 		}
 		return err
 	})
+	if err != nil && ctx.Err() == nil { // of a disk that fails; what else was found is worth the more
+		v.flaw(err.Error(), "")
+		return nil
+	}
+	return err
 }
 
-// trust checks the keys that the store trusts.
-func (v *verifier) trust(c *catalog.Catalog) {
+// records checks the keys that the store trusts, and what it says of the published bundle.
+func (v *verifier) records(c *catalog.Catalog) {
+	if v.state.Site != c.Site || !v.state.Date.Equal(c.Date) {
+		v.flaw(stateName+" tells of another site or date than the published bundle; importing any volume of it again mends it", "")
+	}
+	f, ok := c.File(keysPath)
+	if keys, whole := v.read(f, maxMeta); ok && whole && v.state.Keys != nil {
+		if ring, err := sign.ParseRing(keys); err != nil || !slices.Equal(ring.Fingerprints(), v.state.Keys) {
+			v.flaw(stateName+" tells of other keys than the published bundle brought; importing any volume of it again mends it", "")
+		}
+	}
 	keys, err := os.ReadFile(filepath.Join(v.dir, trustName))
 	if err != nil {
 		v.flaw(err.Error(), "")
 		return
 	}
-	if f, ok := c.File(keysPath); !ok || catalog.ID(keys) != f.SHA256 {
+	if !ok || catalog.ID(keys) != f.SHA256 {
 		v.flaw(trustName+" is not what the published bundle brought; importing any volume of it again mends it", "")
 	}
 }
@@ -269,8 +295,8 @@ func (v *verifier) upstream(c *catalog.Catalog) (map[string]bool, error) {
 	return proven, nil
 }
 
-// archives follows the site's signature to the packages.
-func (v *verifier) archives(c *catalog.Catalog, proven map[string]bool) error {
+// archives follows the site's signature to the packages; proven are the hashes that upstream's covers.
+func (v *verifier) archives(c *catalog.Catalog, proven map[string]bool) {
 	listed := map[string]bool{}
 	for _, f := range c.Files {
 		base, _, ok := strings.Cut(f.Path, "/dists/")
@@ -287,14 +313,17 @@ func (v *verifier) archives(c *catalog.Catalog, proven map[string]bool) error {
 			continue
 		}
 		v.indices(c, base+"/", path.Dir(f.Path)+"/", checked.Text, f.Path, func(index string, files map[string]apt.FileSum) {
-			fresh, covered := false, true
-			for name, sum := range files {
-				file := base + "/" + name
+			fresh, uncovered := false, ""
+			for _, name := range slices.Sorted(maps.Keys(files)) {
+				file, sum := base+"/"+name, files[name]
 				if have, ok := c.File(file); !ok || have.SHA256 != sum.SHA256 || have.Size != sum.Size {
-					v.flaw(fmt.Sprintf("lists %s, which the mirror has not in that form", file), index)
+					v.flaw(fmt.Sprintf("lists %.200q, which the mirror has not in that form", file), index)
 					return
 				}
-				fresh, covered = fresh || !listed[file], covered && proven[sum.SHA256]
+				if uncovered == "" && !proven[sum.SHA256] {
+					uncovered = file
+				}
+				fresh = fresh || !listed[file]
 				listed[file] = true
 			}
 			switch {
@@ -305,8 +334,10 @@ func (v *verifier) archives(c *catalog.Catalog, proven map[string]bool) error {
 			default:
 				v.report.Packages++
 			}
-			if covered {
+			if uncovered == "" {
 				v.report.Proven++
+			} else {
+				v.report.Unproven = append(v.report.Unproven, uncovered)
 			}
 		})
 	}
@@ -315,7 +346,7 @@ func (v *verifier) archives(c *catalog.Catalog, proven map[string]bool) error {
 			v.flaw("no index under the site's signature lists it", f.Path)
 		}
 	}
-	return nil
+	slices.Sort(v.report.Unproven)
 }
 
 // isSources says whether an index is one of source packages.
