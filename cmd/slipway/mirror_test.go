@@ -312,6 +312,18 @@ func TestACarryOverByItsCommands(t *testing.T) {
 	if len(checked) != 2 || len(checked[0].Wrong) != 0 || len(checked[1].Wrong) != 1 {
 		t.Errorf("%+v", checked)
 	}
+	// A medium whose directories cannot be read, and one that is none, keep no other from being looked at.
+	worst := filepath.Join(t.TempDir(), "worst")
+	if err := errors.Join(os.CopyFS(worst, os.DirFS(first)), os.RemoveAll(filepath.Join(worst, "data")), os.Symlink("data", filepath.Join(worst, "data"))); err != nil {
+		t.Fatal(err)
+	}
+	stderr := told(t, 6, &checked, "mirror", "verify", "--key", key, worst, t.TempDir(), first)
+	if len(checked) != 2 || len(checked[0].Wrong) < 2 || !strings.Contains(checked[0].Wrong[len(checked[0].Wrong)-1], "worst/data cannot be read") || checked[1].Path != first || len(checked[1].Wrong) != 0 {
+		t.Errorf("%+v", checked)
+	}
+	if !strings.Contains(stderr, "1 of 2 volumes are damaged") || !strings.Contains(stderr, "holds no volume") {
+		t.Errorf("it says\n%s", stderr)
+	}
 
 	// Import: the last volumes first, then one that is damaged, then as it must be.
 	far := []string{"--store", filepath.Join(t.TempDir(), "store")}
@@ -327,7 +339,7 @@ func TestACarryOverByItsCommands(t *testing.T) {
 	if len(taken) != 1 || taken[0].Published || !slices.Equal(taken[0].Missing, []int{1}) {
 		t.Errorf("%+v", taken)
 	}
-	stderr := told(t, 6, &taken, at("import", bad)...)
+	stderr = told(t, 6, &taken, at("import", bad)...)
 	if len(taken) != 1 || len(taken[0].Damaged) != 1 || !slices.Equal(taken[0].Missing, []int{1}) || !strings.Contains(stderr, "bring volume 1 again") {
 		t.Errorf("%+v\n%s", taken, stderr)
 	}
@@ -345,6 +357,14 @@ func TestACarryOverByItsCommands(t *testing.T) {
 		}
 	}
 	whole()
+	stranger, err := sign.Generate("nobody's archive", time.Now().Add(-time.Hour), 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, out, _ = call(t, at("verify", "--upstream-key", writeFile(t, "stranger.asc", stranger.Public()))...)
+	if !strings.Contains(out, "debian/pool/game_1_amd64.deb: no signature of upstream covers it") {
+		t.Errorf("it does not say what is not covered:\n%s", out)
+	}
 	game := filepath.Join(far[1], "public/debian/pool/game_1_amd64.deb")
 	flip(t, game)
 	var report store.Report

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/ProtonMail/go-crypto/openpgp"
@@ -129,8 +130,8 @@ func mirrorVerifyCommand() *cli.Command {
 		Usage:     "check every byte of volumes, or of the mirror",
 		ArgsUsage: "[VOLUME...]",
 		Description: `With volumes: checks each alone, against the site's key (--key, or the keys that the mirror trusts). Without:
-checks what the mirror publishes, the site's signatures, upstream's signatures, and the OCI digests, and says which
-volume to bring again for what is damaged. --repair takes damaged files away, so that importing that volume mends them.
+checks what the mirror publishes, the site's signatures, upstream's signatures, and the OCI digests, says which
+volume to bring again for what is damaged, and names the packages that no signature of upstream covers. --repair takes damaged files away, so that importing that volume mends them.
 
 Examples:
   slipway mirror verify --key plant-7.asc media/
@@ -182,12 +183,13 @@ func verifyVolumes(c *cli.Context) error {
 		}
 		ring = s.Ring()
 	}
-	var all []checkedVolume
+	all := []checkedVolume{}
 	damaged := 0
+	var failed []error // of what is not even a volume; the others are looked at all the same
 	for _, arg := range c.Args().Slice() {
 		dirs, err := volume.Find(arg)
 		if err != nil {
-			return err
+			failed = append(failed, err)
 		}
 		for _, dir := range dirs {
 			one, err := verifyVolume(c, b, dir, ring)
@@ -218,9 +220,9 @@ func verifyVolumes(c *cli.Context) error {
 		}
 	}
 	if damaged > 0 {
-		return fault.New(fault.Integrity, "%d of %d volumes are damaged", damaged, len(all)).WithMend(volume.Bring)
+		failed = slices.Insert(failed, 0, error(fault.New(fault.Integrity, "%d of %d volumes are damaged", damaged, len(all)).WithMend(volume.Bring)))
 	}
-	return nil
+	return errors.Join(failed...)
 }
 
 func (v checkedVolume) describe() string {
@@ -251,6 +253,9 @@ func verifyVolume(c *cli.Context, b *session, dir string, ring sign.Ring) (check
 	}
 	return one, err
 }
+
+// maxUnproven is how many packages that upstream does not vouch for are named to people.
+const maxUnproven = 10
 
 func verifyStore(c *cli.Context) error {
 	b, err := begin(c)
@@ -284,10 +289,19 @@ func verifyStore(c *cli.Context) error {
 		for _, f := range report.Wrong {
 			fmt.Fprintln(c.App.Writer, f)
 		}
+		if report.More > 0 {
+			fmt.Fprintf(c.App.Writer, "and %d more of files that have many\n", report.More)
+		}
+		for _, p := range report.Unproven[:min(len(report.Unproven), maxUnproven)] {
+			fmt.Fprintln(c.App.Writer, p+": no signature of upstream covers it; the site's key alone vouches for it")
+		}
+		if n := len(report.Unproven) - maxUnproven; n > 0 {
+			fmt.Fprintf(c.App.Writer, "and %d more that no signature of upstream covers; --json names all\n", n)
+		}
 		fmt.Fprintf(c.App.Writer, "%s, edition %d: %d files, %s; %d packages and %d source packages, of which upstream's signatures cover %d; %d OCI manifests; %d things are wrong\n",
-			report.Site, report.Edition, report.Files, progress.Size(report.Size), report.Packages, report.Sources, report.Proven, report.Images, len(report.Wrong))
+			report.Site, report.Edition, report.Files, progress.Size(report.Size), report.Packages, report.Sources, report.Proven, report.Images, len(report.Wrong)+report.More)
 	}
-	if n := len(report.Wrong); n > 0 {
+	if n := len(report.Wrong) + report.More; n > 0 {
 		return fault.New(fault.Integrity, "the mirror in %s is not whole: %d things are wrong", c.String("store"), n).
 			WithMend("run `slipway mirror verify --repair`, then import the volumes that are named")
 	}

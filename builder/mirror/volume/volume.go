@@ -347,9 +347,9 @@ func (v *Volume) Copy(ctx context.Context, w io.Writer, part Sum) error {
 	return nil
 }
 
-// Verify reads every part and returns what is wrong with the volume, one error each.
-// Each file that does not belong to it is one as well: a medium that was written twice
-// is none to rely on.
+// Verify reads every part and returns what is wrong with the volume, one error each; what cannot be read keeps nothing else
+// from being looked at. Each file that does not belong to it is one as well: a medium that was written twice
+// is none to rely on. The second error is that of the context.
 func (v *Volume) Verify(ctx context.Context, count func(int64)) ([]error, error) {
 	var wrong []error
 	for _, p := range v.Parts {
@@ -361,8 +361,7 @@ func (v *Volume) Verify(ctx context.Context, count func(int64)) ([]error, error)
 			wrong = append(wrong, err)
 		}
 	}
-	extra, err := v.extra()
-	return append(wrong, extra...), err
+	return append(wrong, v.extra()...), nil
 }
 
 type countTo struct{ count func(int64) }
@@ -372,19 +371,19 @@ func (c countTo) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// extra finds what the manifest does not list below data/.
-func (v *Volume) extra() ([]error, error) {
+// extra finds what the manifest does not list below data/, and what cannot be looked at.
+func (v *Volume) extra() (wrong []error) {
 	listed := map[string]bool{}
 	for _, p := range v.Parts {
 		listed[PartPath(p.SHA256)] = true
 	}
-	var wrong []error
-	err := fs.WalkDir(v.root.FS(), dataDir, func(p string, d fs.DirEntry, err error) error {
+	// The function ends the walk with no error.
+	_ = fs.WalkDir(v.root.FS(), dataDir, func(p string, d fs.DirEntry, err error) error {
 		switch {
 		case errors.Is(err, fs.ErrNotExist):
 			return nil
 		case err != nil:
-			return unreadable(v.Dir, p, err)
+			wrong = append(wrong, unreadable(v.Dir, p, err))
 		case d.IsDir() && strings.Count(p, "/") > 2:
 			wrong = append(wrong, fault.New(fault.Integrity, "%s/%s does not belong to the volume", v.Dir, p))
 			return fs.SkipDir
@@ -393,7 +392,7 @@ func (v *Volume) extra() ([]error, error) {
 		}
 		return nil
 	})
-	return wrong, err
+	return wrong
 }
 
 // Find returns the directories of volumes at or below dir: dir itself, or its

@@ -247,10 +247,13 @@ func mount(ctx context.Context, e *actions.Env) ([]string, error) {
 		}
 		argv := []string{"mount", "-t", kind, "-o", "ro,nosuid,nodev,noexec" + more, "/dev/" + device, at}
 		if _, err := n.Execute(ctx, node.Command{Argv: argv, Timeout: mountLimit}); err != nil {
-			wrong = append(wrong, err)
+			wrong = append(wrong, fmt.Errorf("/dev/%s could not be mounted: %w", device, err))
 			continue
 		}
 		if _, err := volume.Find(n.Path(at)); err != nil {
+			if unread := (*fs.PathError)(nil); errors.As(err, &unread) { // it may hold volumes, and cannot be read
+				wrong = append(wrong, fmt.Errorf("/dev/%s: %w", device, err))
+			}
 			if _, err := n.Command(ctx, "umount", at); err != nil {
 				return nil, err
 			}
@@ -260,6 +263,9 @@ func mount(ctx context.Context, e *actions.Env) ([]string, error) {
 		with = append(with, "/dev/"+device)
 	}
 	if len(with) > 0 {
+		for _, err := range wrong { // the others are taken in all the same
+			e.Say("passed over: %s", printable(err.Error()))
+		}
 		return with, nil
 	}
 	what := "nothing is attached but the node's own disk"

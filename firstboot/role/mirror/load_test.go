@@ -194,6 +194,43 @@ func TestWithoutMediaItSaysWhatIsAttached(t *testing.T) {
 	}
 }
 
+func TestAMediumThatFailsIsNamedBesideThoseThatAreTakenIn(t *testing.T) {
+	m := newMachine(t)
+	m.disk(t, "sr1", "11:1", "900", "iso9660")
+	m.disk(t, "vdb", "254:16", "900", "vfat")
+	m.disk(t, "vdc", "254:32", "900", "vfat")
+	m.volumes["sr1"] = true
+	answer := m.answer
+	m.answer = func(c node.Command) (string, error) {
+		switch last := c.Argv[len(c.Argv)-1]; {
+		case c.Argv[0] == "mount" && strings.HasSuffix(last, "/vdb"):
+			return "", errors.New("wrong fs type")
+		case c.Argv[0] == "mount" && strings.HasSuffix(last, "/vdc"): // a directory that cannot be read
+			at := m.Path(last)
+			m.mounted[last] = "vdc"
+			return "", errors.Join(os.Remove(at), os.Symlink(filepath.Base(at), at))
+		case c.Argv[0] == "umount" && strings.HasSuffix(last, "/vdc"):
+			delete(m.mounted, last)
+			return "", nil
+		}
+		return answer(c)
+	}
+	m.ends = func() error {
+		_, err := m.Write(resultFile, 0o644, []byte(`[{"site":"plant-7","edition":3,"volumes":[1],"missing":[],"damaged":[],"published":true}]`))
+		return err
+	}
+	r, err := m.load(t, LoadArgs{})
+	if err != nil || !slices.Equal(r.Media, []string{"/dev/sr1"}) {
+		t.Errorf("%+v, %v", r, err)
+	}
+	said := strings.Join(m.said, "\n")
+	for _, want := range []string{"passed over: /dev/vdb could not be mounted: wrong fs type", "passed over: /dev/vdc: looking for volumes: "} {
+		if !strings.Contains(said, want) {
+			t.Errorf("it does not say %q:\n%s", want, said)
+		}
+	}
+}
+
 func TestMediaAreTakenInByOneAtATime(t *testing.T) {
 	m := newMachine(t)
 	m.disk(t, "sr1", "11:1", "900", "iso9660")
