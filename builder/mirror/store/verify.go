@@ -225,7 +225,7 @@ func (v *verifier) tree(ctx context.Context, c *catalog.Catalog) error {
 		}
 		return err
 	})
-	if err != nil && ctx.Err() == nil { // of a disk that fails; what else was found is worth the more
+	if err != nil && ctx.Err() == nil { // a disk that fails; what else is found counts all the same
 		v.flaw(err.Error(), "")
 		return nil
 	}
@@ -238,8 +238,9 @@ func (v *verifier) records(c *catalog.Catalog) {
 		v.flaw(stateName+" tells of another site or date than the published bundle; importing any volume of it again mends it", "")
 	}
 	f, ok := c.File(keysPath)
-	if keys, whole := v.read(f, maxMeta); ok && whole && v.state.Keys != nil {
-		if ring, err := sign.ParseRing(keys); err != nil || !slices.Equal(ring.Fingerprints(), v.state.Keys) {
+	if ok && v.state.Keys != nil {
+		keys, whole := v.read(f, maxMeta)
+		if ring, err := sign.ParseRing(keys); whole && (err != nil || !slices.Equal(ring.Fingerprints(), v.state.Keys)) {
 			v.flaw(stateName+" tells of other keys than the published bundle brought; importing any volume of it again mends it", "")
 		}
 	}
