@@ -62,6 +62,7 @@ drill: setup bin/slipway
 lint:
 	@fmt=$$(gofmt -l cmd builder examples firstboot internal qemu-tests); [ -z "$$fmt" ] || { echo "gofmt: $$fmt"; exit 1; }
 	$(GO) vet ./...
+	GOOS=darwin GOARCH=arm64 CGO_ENABLED=0 $(GO) build -o /dev/null ./cmd/slipway # assembling is for other systems too
 	$(GO) vet -tags long ./qemu-tests/boot ./qemu-tests/cluster ./qemu-tests/desktops ./qemu-tests/drill/native ./firstboot/role/database ./builder/mirror ./qemu-tests/build ./firstboot/role/swarm ./examples/vdi-dispatchers/service
 
 setup:

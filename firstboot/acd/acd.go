@@ -21,12 +21,13 @@ import (
 
 	"github.com/mdlayher/arp"
 	"github.com/mdlayher/packet"
-	"golang.org/x/sys/unix"
 )
 
 const (
 	probes   = 3
 	interval = 110 * time.Millisecond
+
+	etherTypeARP = 0x0806 // IEEE 802 Numbers (IANA)
 )
 
 var (
@@ -40,7 +41,7 @@ func Probe(ctx context.Context, card *net.Interface, address netip.Addr, own []n
 	if !address.Is4() {
 		return nil, fmt.Errorf("%s is no IPv4 address", address)
 	}
-	conn, err := packet.Listen(card, packet.Datagram, unix.ETH_P_ARP, nil)
+	conn, err := packet.Listen(card, packet.Datagram, etherTypeARP, nil)
 	if err != nil {
 		return nil, fmt.Errorf("asking on %s who has %s: %w", card.Name, address, err)
 	}

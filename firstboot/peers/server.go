@@ -12,10 +12,7 @@ import (
 	"net/http"
 	"net/netip"
 	"sync"
-	"syscall"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/slipwayhq/slipway/firstboot/actions"
 	"github.com/slipwayhq/slipway/firstboot/pki"
@@ -216,19 +213,6 @@ func (l *limited) Accept() (net.Conn, error) {
 			return &counted{Conn: conn, end: sync.OnceFunc(func() { l.count(address, -1) })}, nil
 		}
 		conn.Close()
-	}
-}
-
-// unreachable has a connection end when what was sent has not been acknowledged for
-// a while (tcp(7), TCP_USER_TIMEOUT). Else an administrator whose network is gone
-// would keep an action going for a quarter of an hour.
-func unreachable(conn net.Conn) {
-	if c, ok := conn.(syscall.Conn); ok {
-		if raw, err := c.SyscallConn(); err == nil {
-			raw.Control(func(fd uintptr) {
-				unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(lostLimit.Milliseconds()))
-			})
-		}
 	}
 }
 

@@ -9,7 +9,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"syscall"
 
 	"github.com/slipwayhq/slipway/firstboot/node"
 )
@@ -174,7 +173,7 @@ func swapFile(ctx context.Context, n *node.Node) error {
 		if err != nil {
 			return err
 		}
-		err = errors.Join(syscall.Fallocate(int(f.Fd()), 0, 0, size), f.Close())
+		err = errors.Join(allocate(f, size), f.Close())
 		if err != nil {
 			os.Remove(n.Path(SwapFile))
 			return fmt.Errorf("no room for a swap file of %d MiB on the state partition: %w", size>>20, err)

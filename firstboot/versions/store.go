@@ -13,8 +13,6 @@ import (
 	"strings"
 	"sync"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/slipwayhq/slipway/builder/boot/bootfacts"
 	"github.com/slipwayhq/slipway/builder/boot/grubenv"
 	"github.com/slipwayhq/slipway/builder/manifest"
@@ -77,7 +75,7 @@ type partition struct {
 }
 
 func (p *partition) Size() int64 { return p.size }
-func (p *partition) Forget()     { unix.Fadvise(int(p.Fd()), 0, 0, unix.FADV_DONTNEED) }
+func (p *partition) Forget()     { forget(p.File) }
 
 // with opens the boot partition for one piece of work.
 func (s *Store) with(do func(v *bootpart.Volume, p Partition) error) error { return work(s.open, do) }

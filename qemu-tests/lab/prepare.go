@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 
 	"github.com/slipwayhq/slipway/builder/inspect"
@@ -31,8 +32,11 @@ var firmwareFiles = map[Firmware][2]string{
 	SecureBoot: {"OVMF_CODE_4M.secboot.fd", "OVMF_VARS_4M.ms.fd"},
 }
 
-// checkTools says at once which packages the host lacks.
+// checkTools says at once what the host lacks.
 func checkTools(f Firmware) error {
+	if runtime.GOOS != "linux" {
+		return notHere()
+	}
 	var what, packages []string
 	for tool, pkg := range map[string]string{qemuSystem: "qemu-system-x86", qemuImg: "qemu-utils"} {
 		if _, err := exec.LookPath(tool); err != nil {
@@ -53,6 +57,11 @@ func checkTools(f Firmware) error {
 	}
 	return fault.New(fault.Missing, "a virtual machine needs %s", strings.Join(what, ", ")).
 		WithMend("run: apt-get install --no-install-recommends %s", strings.Join(packages, " "))
+}
+
+func notHere() error {
+	return fault.New(fault.Missing, "virtual machines of a lab need Linux, and this is %s", runtime.GOOS).
+		WithMend("run it on Linux; building from finished layers, and all that talks to a running cluster, works here")
 }
 
 // prepare makes the machine's directory complete: overlay, further disks and

@@ -262,7 +262,7 @@ func roomBeside(n *node.Node) error {
 	if err := unix.Statfs(n.Path(dataDir), &fs); err != nil {
 		return err
 	}
-	if free := int64(fs.Bavail) * fs.Bsize; free < size {
+	if free := int64(fs.Bavail) * int64(fs.Bsize); free < size {
 		return fault.New(fault.Space, "Patroni is not started: the data of this node holds what the promoted site lacks, and a clone beside it needs %d MiB more", (size-free)>>20).
 			WithMend("enlarge the disk, or move %s to another one; what need not be kept may be deleted", dataDir)
 	}

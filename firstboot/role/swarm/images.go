@@ -11,10 +11,9 @@ import (
 	"slices"
 	"strings"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/slipwayhq/slipway/builder/manifest"
 	"github.com/slipwayhq/slipway/firstboot/node"
+	"github.com/slipwayhq/slipway/internal/atomicfile"
 	"github.com/slipwayhq/slipway/internal/fault"
 )
 
@@ -171,16 +170,12 @@ func bring(ctx context.Context, n *node.Node, d *docker) error {
 // syncFiles has the file system of a directory written to the disk (syncfs(2)). One that
 // is not there holds nothing.
 func syncFiles(dir string) error {
-	f, err := os.Open(dir)
+	err := atomicfile.SyncFS(dir)
 	if os.IsNotExist(err) {
 		return nil
 	}
 	if err != nil {
-		return err
-	}
-	defer f.Close()
-	if err := unix.Syncfs(int(f.Fd())); err != nil {
-		return &os.PathError{Op: "syncfs", Path: dir, Err: err}
+		return fmt.Errorf("flushing the file system of %s: %w", dir, err)
 	}
 	return nil
 }

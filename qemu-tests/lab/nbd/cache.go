@@ -197,7 +197,7 @@ func (c *cache) punch(off, length int64) error {
 	if length == 0 {
 		return nil // which the kernel would refuse
 	}
-	err := unix.Fallocate(int(c.file.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, off, length)
+	err := punchHole(c.file, off, length)
 	if !errors.Is(err, unix.EOPNOTSUPP) {
 		return err
 	}
