@@ -117,6 +117,9 @@ func readSecret(path string) (*sign.Key, error) {
 	if err != nil {
 		return nil, fault.New(fault.Input, "%s: %w", path, err).WithMend("export it with gpg --export-secret-keys, and give its passphrase in SLIPWAY_PASSPHRASE")
 	}
+	if err := key.Try(time.Now()); err != nil {
+		return nil, fault.New(fault.Input, "%s: %w", path, err).WithMend("take a key that signs now: gpg --list-secret-keys shows an S in its first line, and until when it lives, which gpg --quick-set-expire changes")
+	}
 	return key, nil
 }
 

@@ -91,6 +91,9 @@ func ParseSecret(data, passphrase []byte) (*Key, error) {
 			return bad("the passphrase does not open the key: %w", err)
 		}
 	}
+	if e.PrimaryKey.Version != 4 {
+		return bad("an OpenPGP key of version %d; verifiers of Debian 12 know only 4", e.PrimaryKey.Version)
+	}
 	switch e.PrimaryKey.PubKeyAlgo {
 	case packet.PubKeyAlgoEdDSA:
 	case packet.PubKeyAlgoRSA, packet.PubKeyAlgoRSASignOnly:
@@ -99,9 +102,6 @@ func ParseSecret(data, passphrase []byte) (*Key, error) {
 		}
 	default:
 		return bad("keys of OpenPGP algorithm %d give other bytes each time, or verifiers of Debian 12 do not know them; want Ed25519 (22) or RSA", e.PrimaryKey.PubKeyAlgo)
-	}
-	if e.PrimaryKey.Version != 4 {
-		return bad("an OpenPGP key of version %d; verifiers of Debian 12 know only 4", e.PrimaryKey.Version)
 	}
 	e.Subkeys = nil
 	return &Key{e}, nil
@@ -168,6 +168,19 @@ func expires(e *openpgp.Entity) time.Time {
 
 // Created is when the key was made.
 func (k *Key) Created() time.Time { return k.entity.PrimaryKey.CreationTime.UTC() }
+
+// Try makes a signature at that time and verifies it. A key that was read may still be one that cannot sign: it
+// has ended, was revoked, or only certifies other keys. Errors are of class Input.
+func (k *Key) Try(when time.Time) error {
+	signed, err := ClearSign([]byte("trial\n"), []*Key{k}, when)
+	if err != nil {
+		return err
+	}
+	if _, err := Verify(signed, Ring{k.entity}); err != nil {
+		return fault.New(fault.Input, "what the key %s signs does not verify: %w", k.Fingerprint(), err)
+	}
+	return nil
+}
 
 // Public is the public key, armoured.
 func (k *Key) Public() []byte {
@@ -258,6 +271,10 @@ func signatures(keys []*Key, when time.Time, one func(io.Writer, *openpgp.Entity
 		case !k.Expires().IsZero() && !when.Before(k.Expires()):
 			return nil, fault.New(fault.Input, "the key %s expired at %s", k.Fingerprint(), k.Expires().Format(time.RFC3339)).
 				WithMend("make a new one with `slipway mirror key rotate`, or set this machine's clock")
+		}
+		if _, ok := k.entity.SigningKeyById(when, 0); !ok {
+			return nil, fault.New(fault.Input, "the key %s may not sign: it was revoked, or only certifies other keys (signing subkeys are not used)", k.Fingerprint()).
+				WithMend("take a key whose primary key signs: gpg --list-secret-keys shows an S in its first line")
 		}
 		if err := one(&all, k.entity, configAt(when)); err != nil {
 			return nil, fmt.Errorf("signing with the key %s: %w", k.Fingerprint(), err)

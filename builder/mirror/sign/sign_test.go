@@ -10,6 +10,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/ProtonMail/go-crypto/openpgp"
+	"github.com/ProtonMail/go-crypto/openpgp/packet"
+
 	"github.com/slipwayhq/slipway/builder/mirror/sign"
 	"github.com/slipwayhq/slipway/internal/fault"
 )
@@ -129,7 +132,6 @@ func TestKeysThatCannotSignSaySo(t *testing.T) {
 	}
 }
 
-// TestOutsideVerifiersAcceptOurSignatures asks gpgv and sqv of this machine.
 func TestALifeThatAKeyCannotHaveIsRefused(t *testing.T) {
 	for _, life := range []time.Duration{-time.Second, (math.MaxUint32 + 1) * time.Second} {
 		if k, err := sign.Generate("plant-7", time.Now(), life); fault.Of(err) != fault.Input {
@@ -138,15 +140,8 @@ func TestALifeThatAKeyCannotHaveIsRefused(t *testing.T) {
 	}
 }
 
+// TestOutsideVerifiersAcceptOurSignatures asks gpgv and sqv of this machine.
 func TestOutsideVerifiersAcceptOurSignatures(t *testing.T) {
-	dir := t.TempDir()
-	at := func(name string) string { return filepath.Join(dir, name) }
-	write := func(name string, data []byte) string {
-		if err := os.WriteFile(at(name), data, 0o644); err != nil {
-			t.Fatal(err)
-		}
-		return at(name)
-	}
 	// gpgv rejected signatures without a checksum and with some salts only now and
 	// then, so one signature proves little.
 	for i := range 6 {
@@ -155,45 +150,65 @@ func TestOutsideVerifiersAcceptOurSignatures(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		signed, err := sign.ClearSign([]byte(text), []*sign.Key{k}, now)
-		if err != nil {
+		acceptedOutside(t, k, now)
+	}
+}
+
+// acceptedOutside has gpgv and sqv verify what a key signs.
+func acceptedOutside(t *testing.T, k *sign.Key, now time.Time) {
+	t.Helper()
+	dir := t.TempDir()
+	at := func(name string) string { return filepath.Join(dir, name) }
+	write := func(name string, data []byte) string {
+		if err := os.WriteFile(at(name), data, 0o644); err != nil {
 			t.Fatal(err)
 		}
-		detached, err := sign.Detach([]byte(text), []*sign.Key{k}, now)
-		if err != nil {
-			t.Fatal(err)
+		return at(name)
+	}
+	signed, err := sign.ClearSign([]byte(text), []*sign.Key{k}, now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	detached, err := sign.Detach([]byte(text), []*sign.Key{k}, now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	public := write("key.asc", k.Public())
+	write("key.gpg", dearmour(t, k.Public()))
+	write("InRelease", signed)
+	write("Release", []byte(text))
+	write("Release.gpg", detached)
+	for _, argv := range [][]string{
+		{"gpgv", "--homedir", dir, "--keyring", at("key.gpg"), at("InRelease")},
+		{"gpgv", "--homedir", dir, "--keyring", at("key.gpg"), at("Release.gpg"), at("Release")},
+		{"sqv", "--keyring", public, at("Release.gpg"), at("Release")},
+	} {
+		if _, err := exec.LookPath(argv[0]); err != nil {
+			t.Fatalf("%s is needed: %v", argv[0], err)
 		}
-		public := write("key.asc", k.Public())
-		write("key.gpg", dearmour(t, k.Public()))
-		write("InRelease", signed)
-		write("Release", []byte(text))
-		write("Release.gpg", detached)
-		for _, argv := range [][]string{
-			{"gpgv", "--homedir", dir, "--keyring", at("key.gpg"), at("InRelease")},
-			{"gpgv", "--homedir", dir, "--keyring", at("key.gpg"), at("Release.gpg"), at("Release")},
-			{"sqv", "--keyring", public, at("Release.gpg"), at("Release")},
-		} {
-			if _, err := exec.LookPath(argv[0]); err != nil {
-				t.Fatalf("%s is needed: %v", argv[0], err)
-			}
-			if out, err := exec.Command(argv[0], argv[1:]...).CombinedOutput(); err != nil {
-				t.Fatalf("%v: %v\n%s", argv, err, out)
-			}
+		if out, err := exec.Command(argv[0], argv[1:]...).CombinedOutput(); err != nil {
+			t.Fatalf("%v: %v\n%s", argv, err, out)
 		}
 	}
 }
 
-func TestAKeyOfGnuPGComesInWithItsPassphrase(t *testing.T) {
+// gnupg is a GnuPG of its own, for one key. Its agent wants a short path for its socket.
+func gnupg(t *testing.T, passphrase string) func(args ...string) []byte {
+	t.Helper()
 	if _, err := exec.LookPath("gpg"); err != nil {
 		t.Fatalf("gpg is needed: %v", err)
 	}
-	home, err := os.MkdirTemp("", "gpg") // agent sockets want a short path
+	home, err := os.MkdirTemp("/tmp", "gpg")
 	if err != nil {
 		t.Fatal(err)
 	}
-	gpg := func(args ...string) []byte {
+	t.Cleanup(func() {
+		exec.Command("gpgconf", "--homedir", home, "--kill", "all").Run()
+		os.RemoveAll(home)
+	})
+	return func(args ...string) []byte {
 		t.Helper()
-		cmd := exec.Command("gpg", append([]string{"--homedir", home, "--batch", "--quiet", "--pinentry-mode", "loopback", "--passphrase", "word"}, args...)...)
+		cmd := exec.Command("gpg", append([]string{"--homedir", home, "--batch", "--quiet", "--pinentry-mode", "loopback", "--passphrase", passphrase}, args...)...)
 		var stderr bytes.Buffer
 		cmd.Stderr = &stderr
 		out, err := cmd.Output()
@@ -202,10 +217,10 @@ func TestAKeyOfGnuPGComesInWithItsPassphrase(t *testing.T) {
 		}
 		return out
 	}
-	t.Cleanup(func() {
-		exec.Command("gpgconf", "--homedir", home, "--kill", "all").Run()
-		os.RemoveAll(home)
-	})
+}
+
+func TestAKeyOfGnuPGComesInWithItsPassphrase(t *testing.T) {
+	gpg := gnupg(t, "word")
 	gpg("--quick-generate-key", "Test", "ed25519", "sign", "1y")
 	secret := gpg("--armor", "--export-secret-keys")
 	if _, err := sign.ParseSecret(secret, []byte("wrong")); err == nil {
@@ -228,6 +243,78 @@ func TestAKeyOfGnuPGComesInWithItsPassphrase(t *testing.T) {
 	}
 	if _, err := sign.Verify(signed, ring); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestOnlyKeysWhoseSignaturesVerifyEverywhereAreTaken has GnuPG make keys of every kind that an administrator may have.
+func TestOnlyKeysWhoseSignaturesVerifyEverywhereAreTaken(t *testing.T) {
+	later := time.Now().Add(time.Minute) // GnuPG's keys are as old as this test
+	for _, c := range []struct {
+		algorithm, usage string
+		gpg              []string // further options
+		refused          string   // by ParseSecret
+		cannot           string   // sign, says Try
+	}{
+		{algorithm: "ed25519", usage: "sign"},
+		{algorithm: "rsa3072", usage: "sign"},
+		{algorithm: "rsa2048", usage: "sign", refused: "2048 bits; verifiers want at least 3072"},
+		{algorithm: "nistp256", usage: "sign", refused: "algorithm 19 "},
+		{algorithm: "dsa2048", usage: "sign", refused: "algorithm 17 "},
+		{algorithm: "ed25519", usage: "cert", cannot: "only certifies"},
+		{algorithm: "ed25519", usage: "sign", gpg: []string{"--faked-system-time", "20260101T000000"}, cannot: "expired at 2026-01-"},
+	} {
+		gpg := gnupg(t, "")
+		gpg(append(c.gpg, "--quick-generate-key", "Test", c.algorithm, c.usage, "7d")...)
+		k, err := sign.ParseSecret(gpg("--armor", "--export-secret-keys"), nil)
+		if c.refused != "" {
+			if fault.Of(err) != fault.Input || !strings.Contains(err.Error(), c.refused) {
+				t.Errorf("%s: %v", c.algorithm, err)
+			}
+			continue
+		}
+		if err != nil {
+			t.Errorf("%s: %v", c.algorithm, err)
+			continue
+		}
+		err = k.Try(later)
+		if c.cannot != "" {
+			if fault.Of(err) != fault.Input || fault.Mend(err) == "" || !strings.Contains(err.Error(), c.cannot) {
+				t.Errorf("%s, %s: %v", c.algorithm, c.usage, err)
+			}
+			continue
+		}
+		if err != nil {
+			t.Errorf("%s: %v", c.algorithm, err)
+			continue
+		}
+		one, err := sign.ClearSign([]byte(text), []*sign.Key{k}, later)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if two, err := sign.ClearSign([]byte(text), []*sign.Key{k}, later); err != nil || !bytes.Equal(one, two) {
+			t.Errorf("%s: two signatures differ (%v)", c.algorithm, err)
+		}
+		acceptedOutside(t, k, k.Created())
+	}
+}
+
+// GnuPG 2.2 makes none of these.
+func TestKeysThatDebian12DoesNotKnowAreRefused(t *testing.T) {
+	for want, config := range map[string]*packet.Config{
+		"key of version 6": {Algorithm: packet.PubKeyAlgoEd25519, V6Keys: true},
+		"algorithm 27 ":    {Algorithm: packet.PubKeyAlgoEd25519},
+	} {
+		e, err := openpgp.NewEntity("Test", "", "", config)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var secret bytes.Buffer
+		if err := e.SerializePrivate(&secret, nil); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := sign.ParseSecret(secret.Bytes(), nil); fault.Of(err) != fault.Input || !strings.Contains(err.Error(), want) {
+			t.Errorf("want %q: %v", want, err)
+		}
 	}
 }
 
