@@ -271,21 +271,19 @@ func (s *Site) Signers(when time.Time) ([]*sign.Key, error) {
 	}
 	if len(keys) == 0 {
 		return nil, fault.New(fault.Input, "every key of the site %s has ended by %s", s.Name(), when.UTC().Format(time.RFC3339)).
-			WithMend("make a new one with `slipway mirror key generate` in a new site and give its public key to the other side by a way that you trust")
+			WithMend("make a new one with `slipway mirror key rotate`, and give its public key to the other side by a way that you trust: it imports the next bundle with --key")
 	}
 	return keys, nil
 }
 
 // Rotate adds a key, the given one or a new one. The old ones sign beside it until now plus overlap,
-// so that whoever trusts an old one accepts the bundle that brings the new one.
+// so that whoever trusts an old one accepts the bundle that brings the new one. If they have all ended, nothing signed
+// can bring it: the other side must be given the new one by hand.
 func (s *Site) Rotate(key *sign.Key, now time.Time, life, overlap time.Duration) (*sign.Key, error) {
 	if overlap < 0 {
 		return nil, fault.New(fault.Usage, "old keys cannot sign until a time that is past (%s)", overlap)
 	}
 	now = now.UTC().Truncate(time.Second)
-	if _, err := s.Signers(now); err != nil {
-		return nil, err
-	}
 	if key == nil {
 		var err error
 		if key, err = sign.Generate("slipway mirror "+s.Name(), now, life); err != nil {

@@ -185,6 +185,33 @@ func TestKeysOverlapAndEnd(t *testing.T) {
 	}
 }
 
+// A new site would begin with edition 1 again, which the other side refuses.
+func TestASiteWhoseKeysHaveAllEndedTakesANewOne(t *testing.T) {
+	dir, s := create(t)
+	if err := s.Reserve(7, now, "a"); err != nil {
+		t.Fatal(err)
+	}
+	late := now.Add(200 * day)
+	if _, err := s.Signers(late); fault.Of(err) != fault.Input || !strings.Contains(fault.Mend(err), "mirror key rotate") {
+		t.Errorf("keys that have ended: %v (%s)", err, fault.Mend(err))
+	}
+	young, err := s.Rotate(nil, late, 400*day, 30*day)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Close()
+	if s, err = site.Open(dir); err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	if keys, err := s.Signers(late); err != nil || len(keys) != 1 || keys[0].Fingerprint() != young.Fingerprint() || len(s.Keys(late)) != 1 {
+		t.Errorf("%v sign (%v) of %v, want %s alone", keys, err, s.Keys(late), young.Fingerprint())
+	}
+	if n, _, err := s.Next(late, 0); n != 8 || err != nil {
+		t.Errorf("after edition 7 comes %d (%v)", n, err)
+	}
+}
+
 func TestNamesThatCannotStandInFilesAreRefused(t *testing.T) {
 	for _, name := range []string{"", "A", "a b", "../x", "a/b", "-a", strings.Repeat("a", 64)} {
 		if s, err := site.Create(filepath.Join(t.TempDir(), "s"), name, nil, now, 0); err == nil {
