@@ -228,11 +228,8 @@ func (p *promotion) signs(ctx context.Context, now overview.Overview) (signs []s
 			signs = append(signs, "the agent of "+name+" answers here")
 		}
 		for _, name := range witnesses {
-			for _, peer := range now.Word(name).Peers {
-				if peer.Site == site && peer.Answers {
-					signs = append(signs, fmt.Sprintf("the agent of %s answers %s", peer.Name, name))
-				}
-			}
+			// It tries all agents of the site too: what its report says of them may be older
+			// than the loss.
 			var result database.ProbeSiteResult
 			if err := c.Ask(ctx, name, database.ProbeSite.Name, database.ProbeSiteArgs{Site: site}, &result); err != nil {
 				return nil, fmt.Errorf("%s cannot tell whether site %s is alive: %w", name, site, err)

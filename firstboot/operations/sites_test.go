@@ -49,17 +49,18 @@ type seat struct {
 	generation int64
 	writes     bool
 	standby    bool
-	at         uint64   // the end of its log
-	done       []string // actions and looks
-	turn       int64    // of the newest plan that took the right to write away
-	aside      bool     // fenced, until the other site takes writes
-	half       bool     // the primary was stopped to follow, and the agent died
-	stopped    uint64   // where the primary stopped
-	reign      int64    // the turn by which it had taken writes
-	seen       []string // what is seen of the other site from here
-	mute       bool     // it says nothing of its database
-	stops      int      // how many more looks find PostgreSQL running
-	clings     int      // how many more looks find the address here, writable or not
+	at         uint64        // the end of its log
+	done       []string      // actions and looks
+	turn       int64         // of the newest plan that took the right to write away
+	aside      bool          // fenced, until the other site takes writes
+	half       bool          // the primary was stopped to follow, and the agent died
+	stopped    uint64        // where the primary stopped
+	reign      int64         // the turn by which it had taken writes
+	seen       []string      // what is seen of the other site from here
+	recalls    []status.Peer // what it last heard of the other site
+	mute       bool          // it says nothing of its database
+	stops      int           // how many more looks find PostgreSQL running
+	clings     int           // how many more looks find the address here, writable or not
 }
 
 func settle(t *testing.T, more ...string) *country {
@@ -181,7 +182,7 @@ func (c *country) report(n plan.Node) status.Report {
 		w.clings--
 	}
 	return status.Report{Format: status.Format, State: status.Ready, Cluster: &status.Cluster{
-		ID: c.base.Plan.ID, Node: n.Name, Site: n.Site, Generation: w.generation, Expires: c.base.Begins.AddDate(1, 0, 0), Database: d, VIPs: []status.VIP{address},
+		ID: c.base.Plan.ID, Node: n.Name, Site: n.Site, Generation: w.generation, Expires: c.base.Begins.AddDate(1, 0, 0), Database: d, Peers: w.recalls, VIPs: []status.VIP{address},
 	}}
 }
 
@@ -502,6 +503,15 @@ func TestASiteIsNotPromotedWhileTheOtherShowsAnySignOfLife(t *testing.T) {
 		if c.seats["b"].writes || strings.Contains(c.did("b"), "promote-site") || c.cluster.Plan.Generation != 1 {
 			t.Errorf("%s: something was done: %s", name, c.did("b"))
 		}
+	}
+}
+
+func TestWhatASiteLastHeardOfALostOneIsNoSignOfLife(t *testing.T) {
+	c := settle(t)
+	c.lose("a")
+	c.seats["b"].recalls = []status.Peer{{Name: "a-db1", Site: "a", Answers: true}}
+	if result, err := c.run(t, c.promote(Promotion{}), ""); err != nil || !result.Verified || !c.seats["b"].writes {
+		t.Errorf("%v: %q", err, c.said)
 	}
 }
 
