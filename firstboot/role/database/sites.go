@@ -3,6 +3,7 @@ package database
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -109,8 +110,9 @@ type ProbeSiteResult struct {
 const (
 	probeLimit       = 3 * time.Second
 	catchUpLimit     = time.Minute
-	sitePromoteLimit = time.Minute
-	seesLimit        = 45 * time.Second
+	sitePromoteLimit = 3 * time.Minute // emulated nodes take minutes
+	seesLimit        = 90 * time.Second
+	patchAgain       = 4 // times
 )
 
 // promoteSite removes what makes the site a standby, and waits.
@@ -138,6 +140,9 @@ func promoteSite(ctx context.Context, e *actions.Env, a PromoteSiteArgs) (*Switc
 	o, err := rest.own(ctx, m.Self)
 	if err != nil || o.Role != standby || o.State != "running" {
 		return nil, fault.New(fault.Failed, "%s does not lead its site (%s, %s)", m.Self.Name, o.Role, o.State).WithMend("see slipway status; then run the command again")
+	}
+	if o.Timeline == 0 { // which is none; the other site could not find where it ended
+		return nil, fault.New(fault.Failed, "Patroni of %s does not tell on which timeline it is", m.Self.Name).WithMend("run the command again")
 	}
 	if a.AtLeast != "" {
 		if err := caughtUp(ctx, e, a.AtLeast); err != nil {
@@ -441,14 +446,22 @@ func (p *patroni) config(ctx context.Context) (tree, error) {
 	return running, nil
 }
 
-// patchConfig changes it.
+// patchConfig changes it. Patroni refuses a change where another one came between its
+// own reading and writing; a merge patch can be sent again.
 func (p *patroni) patchConfig(ctx context.Context, change tree) error {
 	at, err := p.changes("/config")
 	if err != nil {
 		return err
 	}
-	if err := p.mtls.JSON(ctx, http.MethodPatch, at, change, nil); err != nil {
-		return fault.New(fault.Failed, "Patroni of %s does not take the change: %s", p.m.Self.Name, mtls.Words(err))
+	for again := 0; ; again++ {
+		err := p.mtls.JSON(ctx, http.MethodPatch, at, change, nil)
+		if err == nil {
+			return nil
+		}
+		var refused *mtls.Refused
+		between := errors.As(err, &refused) && refused.Status == http.StatusConflict
+		if !between || again == patchAgain || !node.Sleep(ctx, promotePause) {
+			return fault.New(fault.Failed, "Patroni of %s does not take the change: %s", p.m.Self.Name, mtls.Words(err))
+		}
 	}
-	return nil
 }
