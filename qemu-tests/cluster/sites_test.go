@@ -3,10 +3,13 @@
 package clustertest
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -14,6 +17,7 @@ import (
 	"github.com/slipwayhq/slipway/firstboot/overview"
 	"github.com/slipwayhq/slipway/qemu-tests/images"
 	"github.com/slipwayhq/slipway/qemu-tests/lab/daemon"
+	"github.com/slipwayhq/slipway/qemu-tests/labtest"
 )
 
 // twoSites is examples/postgres-ha with as few machines as its rules need, an
@@ -56,10 +60,51 @@ func (s sites) part(name string, tell func(s sites)) {
 	s.Helper()
 	begun := time.Now()
 	if !s.Run(name, func(t *testing.T) { tell(sites{&user{T: t, dir: s.dir, program: s.program}, s.secret}) }) {
+		s.keepJournals()
 		s.FailNow()
 	}
 	s.Logf("%s: %.0f s", name, time.Since(begun).Seconds())
 }
+
+// keepTime bounds the taking of evidence from a cluster that may hang.
+const keepTime = 2 * time.Minute
+
+// keepJournals keeps what the cluster and its nodes tell of themselves.
+func (s sites) keepJournals() {
+	s.Helper()
+	s.prints("status.txt", "status", "cluster.yaml")
+	for _, n := range s.on() {
+		s.prints(n+".journal", "ssh", "cluster.yaml", n, "--", "sudo journalctl --no-pager --lines 3000 --unit patroni --unit etcd --unit slipway-firstboot --unit keepalived --unit haproxy")
+	}
+}
+
+// prints keeps what a command prints.
+func (s sites) prints(name string, args ...string) {
+	s.Helper()
+	dir := labtest.OutDir(s)
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		s.Error(err)
+		return
+	}
+	file, err := os.Create(filepath.Join(dir, name))
+	if err != nil {
+		s.Error(err)
+		return
+	}
+	defer file.Close()
+	cmd := s.command(args...)
+	cmd.Stdout, cmd.Stderr = file, file
+	if err := cmd.Start(); err != nil {
+		s.Error(err)
+		return
+	}
+	defer time.AfterFunc(keepTime, func() { cmd.Process.Kill() }).Stop()
+	err = cmd.Wait()
+	s.Logf("kept %s (%v)", file.Name(), err)
+}
+
+// onceTime bounds one question of a client.
+const onceTime = time.Minute
 
 // once asks the database at a virtual address, as a client on this computer does.
 func (s sites) once(address, query string) (string, error) {
@@ -69,7 +114,9 @@ func (s sites) once(address, query string) (string, error) {
 			continue
 		}
 		host, port, _ := strings.Cut(f.Host, ":")
-		cmd := exec.CommandContext(s.Context(), "psql", "-XqtA", "-v", "ON_ERROR_STOP=1", "-c", query,
+		limited, cancel := context.WithTimeout(s.Context(), onceTime)
+		defer cancel()
+		cmd := exec.CommandContext(limited, "psql", "-XqtA", "-v", "ON_ERROR_STOP=1", "-c", query,
 			fmt.Sprintf("host=%s port=%s sslmode=verify-ca sslrootcert=%s user=app dbname=app connect_timeout=20", host, port, s.place().Authority()))
 		cmd.Env = append(os.Environ(), "PGPASSWORD="+s.secret)
 		out, err := cmd.CombinedOutput()
@@ -103,10 +150,21 @@ func (s sites) adds(address, line string) {
 
 const allLines = "select string_agg(line, ', ' order by line) from lines"
 
-// on asks a node's own database.
-func (s sites) on(node, query string) string {
+// recovers has a node's own database be a standby, by its first answer.
+func (s sites) recovers(node string) {
 	s.Helper()
-	return strings.TrimSpace(s.ssh(node, fmt.Sprintf(`sudo runuser -u postgres -- psql -XqtA -d app -c "%s"`, query)))
+	for deadline := time.Now().Add(readyTime); ; time.Sleep(askAgain) {
+		code, out, said := s.call("ssh", "cluster.yaml", node, "--", `sudo runuser -u postgres -- psql -XqtA -d app -c "select pg_is_in_recovery()"`)
+		if code == 0 {
+			if got := strings.TrimSpace(out); got != "t" {
+				s.Errorf("%s is in recovery: %q", node, got)
+			}
+			return
+		}
+		if time.Now().After(deadline) {
+			s.Fatalf("the database of %s does not answer: %s%s", node, out, said)
+		}
+	}
 }
 
 // replicates waits until a node's database holds these lines.
@@ -159,12 +217,46 @@ func (s sites) waits(what string, want func(o overview.Overview, code int) bool)
 	}
 }
 
+// tells waits until the status has all of these words.
+func (s sites) tells(words ...string) {
+	s.Helper()
+	for deadline := time.Now().Add(readyTime); ; time.Sleep(askAgain) {
+		_, text, _ := s.call("status", "cluster.yaml")
+		lacks := func(word string) bool { return !strings.Contains(text, word) }
+		if !slices.ContainsFunc(words, lacks) {
+			return
+		}
+		if time.Now().After(deadline) {
+			s.Fatalf("the status lacks one of %q:\n%s", words, text)
+		}
+	}
+}
+
 // becomesWhole waits until all is well and a site takes the writes.
 func (s sites) becomesWhole(writable string) {
 	s.Helper()
 	s.waits("be whole", func(o overview.Overview, code int) bool {
 		return code == 0 && len(o.Contradictions) == 0 && len(o.Writable) == 1 && o.Writable[0] == writable
 	})
+}
+
+// standsBy reports whether a node leads a site that is a standby.
+func standsBy(o overview.Overview, node string) bool {
+	w := o.Word(node)
+	return w != nil && w.Database != nil && w.Database.Standby && w.Database.Leader() == node
+}
+
+// neverPrimary makes sure that a node has taken no writes since it got its power, not for
+// a moment: by Patroni's words (ha.py), and by the agent's for a start on its own.
+func (s sites) neverPrimary(node string) {
+	s.Helper()
+	got := s.ssh(node, `sudo journalctl --boot --no-pager --output cat --unit patroni --unit slipway-firstboot | { grep -E "promoted self to leader|acquired session lock as a leader|the leader with the lock|started without a word from another site" || true; }`)
+	if got != "" {
+		s.Errorf("%s took writes:\n%s", node, got)
+	}
+	// What finds nothing has something to look through.
+	s.says(s.ssh(node, "sudo journalctl --boot --no-pager --output cat --unit patroni"), "standby leader")
+	s.says(s.ssh(node, "sudo journalctl --boot --no-pager --output cat --unit slipway-firstboot"), "kept data aside that site b may lack")
 }
 
 // refuses has a site's address take no writes, whatever it answers.
@@ -190,6 +282,7 @@ func TestSitesSwitchOver(t *testing.T) {
 		s.adds("database", "1 at both")
 		s.replicates("b-db1", "1 at both")
 		s.refuses("database-b")
+		s.recovers("b-db1")
 	})
 	s.part("a site that is alive is not given up by a yes", func(s sites) {
 		said := s.fails(9, "promote-site", "b", "cluster.yaml", "--yes")
@@ -208,9 +301,10 @@ func TestSitesSwitchOver(t *testing.T) {
 		if _, err := daemon.NewClient(s.place()).Heal(s.Context()); err != nil {
 			s.Fatal(err)
 		}
-		s.waits("tell of site b", func(o overview.Overview, _ int) bool { return o.Word("b-db1") != nil && len(o.Writable) == 0 })
+		s.waits("tell of site b", func(o overview.Overview, _ int) bool { return standsBy(o, "b-db1") && len(o.Writable) == 0 })
 		s.refuses("database-b") // nobody has decided anything yet
 		s.refuses("database")
+		s.recovers("b-db1")
 	})
 	s.part("site b is promoted, and clients find the database there", func(s sites) {
 		begun := time.Now()
@@ -231,28 +325,31 @@ func TestSitesSwitchOver(t *testing.T) {
 			if got, err := s.once("database", allLines); err == nil && got != "1 at both, 3 at site b" {
 				s.Fatalf("the address over both sites leads to %q", got)
 			}
-			w := o.Word("a-db1")
-			return w != nil && w.Database != nil && w.Database.Standby && w.Database.Leader() == "a-db1"
+			return standsBy(o, "a-db1")
 		})
 		s.replicates("a-db1", "1 at both, 3 at site b")
-		if got := s.on("a-db1", "select pg_is_in_recovery()"); got != "t" {
-			s.Errorf("a-db1 is in recovery: %q", got)
-		}
+		s.recovers("a-db1")
+		s.neverPrimary("a-db1")
 		aside := strings.Fields(s.ssh("a-db1", "sudo sh -c 'ls -d /var/lib/postgresql/17/main.diverged-*'"))
 		if len(aside) != 1 {
 			s.Fatalf("kept aside: %q", aside)
 		}
-		_, text, _ := s.call("status", "cluster.yaml")
-		s.says(text, aside[0])
-		s.says(text, "Writes: site b (primary b-db1)")
+		s.tells(aside[0], "Writes: site b (primary b-db1)")
 		kept := s.ssh("a-db1", fmt.Sprintf(`sudo sh -c 'rm -f %[1]s/standby.signal; echo "select line from lines" | runuser -u postgres -- /usr/lib/postgresql/17/bin/postgres --single -D %[1]s app 2>&1'`, aside[0]))
 		s.says(kept, `"2 at site a alone"`)
+		if strings.Contains(kept, "3 at site b") {
+			s.Errorf("what was kept aside holds a line of site b:\n%s", kept)
+		}
 		s.ssh("a-db1", "sudo rm -r "+aside[0])
 		s.becomesWhole("b")
 	})
 	s.part("site b is demoted and site a promoted, with nothing lost", func(s sites) {
 		s.says(s.runs("demote-site", "b", "cluster.yaml", "--yes"), "no site takes writes afterwards")
 		s.refuses("database-b")
+		s.recovers("b-db1")
+		s.waits("have both sites stand by", func(o overview.Overview, _ int) bool {
+			return standsBy(o, "a-db1") && standsBy(o, "b-db1") && len(o.Writable) == 0
+		})
 		s.runs("promote-site", "a", "cluster.yaml", "--yes")
 		s.adds("database", "4 at site a again")
 		if got := s.sql("database-a", allLines); got != "1 at both, 3 at site b, 4 at site a again" {
@@ -264,5 +361,6 @@ func TestSitesSwitchOver(t *testing.T) {
 			s.Errorf("site b has put something aside where nothing was to be lost: %s", got)
 		}
 		s.refuses("database-b")
+		s.recovers("b-db1")
 	})
 }
