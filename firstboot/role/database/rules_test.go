@@ -2,6 +2,8 @@ package database
 
 import (
 	"encoding/json"
+	"errors"
+	"fmt"
 	"reflect"
 	"slices"
 	"strings"
@@ -9,6 +11,7 @@ import (
 
 	"github.com/slipwayhq/slipway/firstboot/member"
 	"github.com/slipwayhq/slipway/firstboot/plan"
+	"github.com/slipwayhq/slipway/firstboot/role/mtls"
 	"github.com/slipwayhq/slipway/firstboot/role/roletest"
 )
 
@@ -207,3 +210,21 @@ func TestProblemsAreToldInWords(t *testing.T) {
 
 // nobody is excused.
 func nobody(string) bool { return false }
+
+func TestASwitchoverOfWhichPatroniDoesNotKnowYetHowItEndsIsNotRefused(t *testing.T) {
+	for _, c := range []struct {
+		err     error
+		refused bool
+	}{
+		{&mtls.Refused{Status: 503, Said: "Switchover status unknown"}, false},
+		{fmt.Errorf("asking: %w", &mtls.Refused{Status: 503, Said: "Switchover status unknown"}), false},
+		{&mtls.Refused{Status: 503, Said: "Switchover failed"}, true},
+		{&mtls.Refused{Status: 412, Said: "candidate name does not match with sync_standby"}, true},
+		{errors.New("no answer"), false},
+		{nil, false},
+	} {
+		if got := refusal(c.err); (got != nil) != c.refused {
+			t.Errorf("%v: refused: %v", c.err, got)
+		}
+	}
+}

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/slipwayhq/slipway/firstboot/actions"
@@ -39,9 +40,10 @@ type SwitchoverResult struct {
 }
 
 const (
-	// Patroni tells how a switchover ended after twice its loop_wait, or 20 s, at most.
+	// Patroni tells how a switchover ended after twice its loop_wait, or 20 s, at most;
+	// a slow machine goes on with it for longer than that.
 	switchoverLimit = time.Minute
-	promoteLimit    = 30 * time.Second
+	promoteLimit    = 2 * time.Minute
 	promotePause    = 250 * time.Millisecond
 )
 
@@ -80,8 +82,7 @@ func switchover(ctx context.Context, e *actions.Env, a SwitchoverArgs) (*Switcho
 		return nil, err
 	}
 	err = rest.mtls.Patient(switchoverLimit).JSON(ctx, http.MethodPost, at, a, nil)
-	var refused *mtls.Refused
-	if errors.As(err, &refused) {
+	if refused := refusal(err); refused != nil {
 		return nil, fault.New(fault.Failed, "Patroni refuses the switchover: %s", refused.Said)
 	}
 	if err != nil {
@@ -89,6 +90,17 @@ func switchover(ctx context.Context, e *actions.Env, a SwitchoverArgs) (*Switcho
 		e.Say("Patroni has not said how it ended: %s", mtls.Words(err))
 	}
 	return promoted(ctx, e, rest, a)
+}
+
+// refusal is Patroni's answer if it says no; nil for any other error. After a wait
+// it answers with status 503 and "Switchover status unknown", while the switchover
+// goes on (Patroni 4.0, api.py, poll_failover_result).
+func refusal(err error) *mtls.Refused {
+	var refused *mtls.Refused
+	if !errors.As(err, &refused) || refused.Status == http.StatusServiceUnavailable && strings.Contains(refused.Said, "status unknown") {
+		return nil
+	}
+	return refused
 }
 
 // Leads reports whether a node leads its site's database. One that runs none does not.
