@@ -160,7 +160,8 @@ func (h *Home) provideAll(ctx context.Context, but []string, say func(string)) e
 }
 
 // publish hands the newest plan to the nodes that answer, but some, and waits until
-// it is in effect on them.
+// it is in effect on them. One that cannot be handed it now hears of it from the
+// others, if any of them has it.
 func (h *Home) publish(ctx context.Context, but []string, say func(string)) error {
 	c := h.Cluster
 	signed, err := h.Vault.SignedPlan()
@@ -171,24 +172,33 @@ func (h *Home) publish(ctx context.Context, but []string, say func(string)) erro
 	if err != nil {
 		return err
 	}
-	var given []string
+	var awaited []string
+	told := false // one of them at least
+	missed := error(fault.New(fault.Network, "no node takes the plan: none answers").WithMend("see slipway status"))
 	for _, n := range c.Plan.Nodes {
 		word := now.Word(n.Name)
 		if word == nil || slices.Contains(but, n.Name) {
 			continue
 		}
+		awaited = append(awaited, n.Name)
 		if word.Generation < c.Plan.Generation {
-			if err := c.Give(ctx, n.Name, signed); err != nil {
+			err := c.Give(ctx, n.Name, signed)
+			if fault.Of(err) == fault.Network {
+				say(err.Error() + "; it hears of the plan from the others")
+				missed = err
+				continue
+			}
+			if err != nil {
 				return err
 			}
 		}
-		given = append(given, n.Name)
+		told = true
 	}
-	if len(given) == 0 {
-		return fault.New(fault.Network, "no node takes the plan: none answers").WithMend("see slipway status")
+	if !told {
+		return missed
 	}
 	return c.await(ctx, roundLimit, say, func(now overview.Overview) (left []string) {
-		for _, name := range given {
+		for _, name := range awaited {
 			if word := now.Word(name); word == nil || word.Generation < c.Plan.Generation {
 				left = append(left, fmt.Sprintf("%s takes up the plan of generation %d", name, c.Plan.Generation))
 			}
@@ -219,6 +229,8 @@ func (h *Home) expelled(ctx context.Context, site string, named []string, alive 
 	if err != nil {
 		return err
 	}
+	// Whoever is named and a stranger comes twice, and the second time is a wait: with a
+	// leader that went, the others agree on nothing until they have another.
 	for _, name := range append(strangers(now, s), named...) {
 		by, err := voter(now, s, name)
 		if err != nil {

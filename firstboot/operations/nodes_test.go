@@ -1,12 +1,14 @@
 package operations
 
 import (
+	"context"
 	"fmt"
 	"net"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -62,6 +64,51 @@ func TestANodeIsAddedAndTheVoteMovesToIt(t *testing.T) {
 	defer witness.mu.Unlock()
 	if _, ok := witness.member.Certificates[member.EtcdCert]; !ok {
 		t.Error("the witness has lost its key of etcd")
+	}
+}
+
+func TestAPlanReachesWhomItCannotBeHandedThroughTheOthers(t *testing.T) {
+	for why, c := range map[string]struct {
+		missed []string // by what is sent after the first look
+		want   fault.Class
+	}{
+		"one is missed": {[]string{"192.0.2.12"}, fault.Internal},
+		"all are":       {[]string{"192.0.2.11", "192.0.2.12", "192.0.2.21"}, fault.Network},
+	} {
+		w := newTown(t)
+		h := w.home(shop + third)
+		if _, err := h.reseed(t.Context(), h.Topology, seeding.Options{}, func(string) {}); err != nil {
+			t.Fatal(err)
+		}
+		var mu sync.Mutex
+		dials := map[string]int{}
+		h.Cluster.Dial = func(ctx context.Context, network, address string) (net.Conn, error) {
+			host, _, _ := net.SplitHostPort(address)
+			mu.Lock()
+			dials[host]++
+			lost := dials[host] == 2 && slices.Contains(c.missed, host)
+			mu.Unlock()
+			if lost {
+				return nil, fmt.Errorf("no answer")
+			}
+			return w.dial(ctx, network, address)
+		}
+		var said []string
+		err := h.publish(t.Context(), nil, func(line string) { said = append(said, line) })
+		if (err != nil) != (c.want == fault.Network) || err != nil && fault.Of(err) != c.want {
+			t.Errorf("%s: %v", why, err)
+		}
+		if !strings.Contains(strings.Join(said, "; "), "a-db2 (192.0.2.12): no answer; it hears of the plan from the others") {
+			t.Errorf("%s: said %q", why, said)
+		}
+		if err != nil {
+			continue
+		}
+		for _, n := range w.look(h).Nodes {
+			if n.Report != nil && n.Report.Cluster.Generation != h.Cluster.Plan.Generation {
+				t.Errorf("%s: %s has the plan of generation %d", why, n.Name, n.Report.Cluster.Generation)
+			}
+		}
 	}
 }
 
