@@ -4,8 +4,10 @@ import (
 	"context"
 	"encoding/base64"
 	"net/http"
+	"time"
 
 	"github.com/slipwayhq/slipway/firstboot/member"
+	"github.com/slipwayhq/slipway/firstboot/node"
 	"github.com/slipwayhq/slipway/firstboot/role/mtls"
 	"github.com/slipwayhq/slipway/internal/fault"
 )
@@ -80,6 +82,22 @@ func (c *Client) agreed(ctx context.Context, at string) ([]listed, error) {
 	}
 	err := c.mtls.JSON(ctx, http.MethodPost, at+"/v3/cluster/member/list", map[string]any{"linearizable": true}, &answer)
 	return answer.Members, err
+}
+
+// electionLimit is how long members may take to agree again after their leader has gone.
+const electionLimit = time.Minute
+
+// settled is agreed once the members agree again: while they elect a leader, none of
+// them answers such a question.
+func (c *Client) settled(ctx context.Context, at string) ([]listed, error) {
+	bounded, cancel := context.WithTimeout(ctx, electionLimit)
+	defer cancel()
+	for {
+		known, err := c.agreed(bounded, at)
+		if err == nil || !node.Sleep(bounded, lookAgain) {
+			return known, err
+		}
+	}
 }
 
 // listed are the members as whoever answers first knows them.

@@ -46,7 +46,7 @@ type ExpelResult struct {
 
 func expel(ctx context.Context, e *actions.Env, client *Client, m *member.Member, a ExpelArgs) (*ExpelResult, error) {
 	at := Endpoint(m.Self)
-	known, err := client.agreed(ctx, at)
+	known, err := client.settled(ctx, at)
 	if err != nil {
 		return nil, fault.New(fault.Failed, "etcd of %s does not tell its members: %s", m.Self.Name, mtls.Words(err))
 	}
