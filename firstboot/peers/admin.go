@@ -47,7 +47,7 @@ func (r Remote) do(ctx context.Context, path string, args any, event func(action
 	}
 	c := newClient(r.Node.Address, r.Config, r.Dial, nil)
 	defer c.close()
-	c.http.Timeout = 0
+	c.patient(silence)
 	alive, end := context.WithCancelCause(ctx)
 	defer end(nil)
 	errSilent := fmt.Errorf("says nothing for %s", silence)

@@ -362,6 +362,38 @@ func TestANodeThatFallsSilentOrHangsUpInAnActionIsNamed(t *testing.T) {
 	}
 }
 
+func TestANodeThatShakesHandsLateIsWaitedForByWhoActsOrSends(t *testing.T) {
+	c := membertest.New(t)
+	pair, err := c.Block(t, "a-db1").Certificates[member.AgentCert].TLS("a-db1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func(was time.Duration) { handshakeLimit = was }(handshakeLimit)
+	const limit = 10 * time.Millisecond
+	handshakeLimit = limit
+	s := &stage{&street{}, nil, c}
+	answers := func(body string) {
+		s.impostor(t, "127.0.0.1", nil, func(conn net.Conn) {
+			time.Sleep(20 * limit)
+			conn = tls.Server(conn, &tls.Config{Certificates: []tls.Certificate{pair}})
+			conn.Read(make([]byte, 4096))
+			fmt.Fprintf(conn, "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s", len(body), body)
+			io.Copy(io.Discard, conn)
+		})
+	}
+	answers("{\"done\":true,\"result\":\"well\"}\n")
+	if result, err := s.admin(t, pki.AdminWrite).Act(t.Context(), "x", struct{}{}, quiet); err != nil || string(result) != `"well"` {
+		t.Errorf("an action: %s, %v", result, err)
+	}
+	answers(`{"have":1}`)
+	if have, err := s.admin(t, pki.AdminWrite).Send(t.Context(), "known", 0, strings.NewReader("x")); err != nil || have != 1 {
+		t.Errorf("a blob: %d, %v", have, err)
+	}
+	if _, err := s.admin(t, pki.AdminRead).Audit(t.Context(), 1); fault.Of(err) != fault.Network {
+		t.Errorf("a question, which has its limit: %v", err)
+	}
+}
+
 func TestAnAdministratorHandsANodeANewerPlanWhichIsWrittenDown(t *testing.T) {
 	s := setStage(t)
 	s.cluster.Plan.Generation = 2

@@ -66,7 +66,7 @@ func (p *patient) Read(b []byte) (int, error) {
 func (r Remote) Send(ctx context.Context, sha256 string, offset int64, body io.Reader) (have int64, err error) {
 	c := newClient(r.Node.Address, r.Config, r.Dial, nil)
 	defer c.close()
-	c.http.Timeout = 0
+	c.patient(blobSilence)
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	watch := time.AfterFunc(blobSilence, cancel)

@@ -27,6 +27,9 @@ const (
 	askLimit  = 5 * time.Second // for a whole question with its answer
 )
 
+// handshakeLimit bounds the handshake of a question; a test has its own.
+var handshakeLimit = dialLimit
+
 // What is wrong with others, in words that follow a node's name.
 var (
 	errNotJSON     = errors.New("answered something that is no JSON")
@@ -120,11 +123,18 @@ func newClient(address netip.Addr, config *tls.Config, dial func(context.Context
 			Timeout:       askLimit,
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 			Transport: &http.Transport{
-				DialContext: dial, TLSClientConfig: config, TLSHandshakeTimeout: dialLimit, MaxResponseHeaderBytes: maxHeader,
+				DialContext: dial, TLSClientConfig: config, TLSHandshakeTimeout: handshakeLimit, MaxResponseHeaderBytes: maxHeader,
 				MaxConnsPerHost: 2, IdleConnTimeout: idleLimit / 2, DisableCompression: true,
 			},
 		},
 	}
+}
+
+// patient takes all limits off but that on the handshake, for questions that are
+// watched in another way: what takes long keeps its node from shaking hands soon.
+func (c *client) patient(handshake time.Duration) {
+	c.http.Timeout = 0
+	c.http.Transport.(*http.Transport).TLSHandshakeTimeout = handshake
 }
 
 func (c *client) close() { c.http.CloseIdleConnections() }
