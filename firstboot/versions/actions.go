@@ -136,8 +136,9 @@ func (s *Store) askForReset(data bool) error {
 	return atomicfile.WriteBytes(s.node.Path(bootfacts.ResetPath), 0o600, text)
 }
 
-// restart has the machine start anew in two seconds, so that the answer gets out first.
+// restart has the machine start anew in five seconds, so that the answer gets out first,
+// of a slow machine too.
 func (s *Store) restart(ctx context.Context) error {
-	_, err := s.node.Command(ctx, "systemd-run", "--on-active=2", "--timer-property=AccuracySec=100ms", "--", "systemctl", "reboot")
+	_, err := s.node.Command(ctx, "systemd-run", "--on-active=5", "--timer-property=AccuracySec=100ms", "--", "systemctl", "reboot")
 	return err
 }
