@@ -31,10 +31,13 @@ const (
 	clockStep   = 10 * time.Minute
 )
 
+// switchoverName is the one that is no fault of machines.
+const switchoverName = "switchover"
+
 // All are all faults, the gentlest first.
 func All() []Fault {
 	return []Fault{
-		{plan("switchover", 0, 0, primary), "no fault: slipway switchover has another node lead", switchover, nil},
+		{plan(switchoverName, 0, 0, primary), "no fault: slipway switchover has another node lead", switchover, nil},
 		{plan("shutdown", 10, 40, one, primary, holder), "power off in good order, then on again", shutdown, start},
 		{plan("kill-postgres", 0, 0, one, primary), "SIGKILL to PostgreSQL, all of its processes", kill("postgres"), nil},
 		{plan("kill-patroni", 0, 0, one, primary), "SIGKILL to Patroni", kill("patroni"), nil},

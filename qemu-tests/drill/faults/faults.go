@@ -103,8 +103,21 @@ func Schedule(all []Fault) (out []schedule.Fault) {
 	return out
 }
 
-// limit bounds what is asked of a guest; a guest that is emulated is slow.
-const limit = 3 * time.Minute
+const (
+	// limit bounds what is asked of a guest; a guest that is emulated is slow.
+	limit = 3 * time.Minute
+	// operationLimit bounds what is asked of the whole cluster: an operation checks for
+	// up to ten minutes whether all is as it should be.
+	operationLimit = 12 * time.Minute
+)
+
+// within bounds how long making the fault may take.
+func (f Fault) within() time.Duration {
+	if f.Name == switchoverName {
+		return operationLimit
+	}
+	return limit
+}
 
 // Inject makes the fault on nodes of a cluster, without an administrator's
 // certificate. What chance it needs comes from the seed.
@@ -114,7 +127,7 @@ func (f Fault) Inject(ctx context.Context, cluster *lab.Cluster, nodes []string,
 
 func (f Fault) hit(ctx context.Context, s strike, seed uint64) error {
 	s.random = rand.New(rand.NewPCG(seed, 0))
-	bounded, cancel := context.WithTimeout(ctx, limit)
+	bounded, cancel := context.WithTimeout(ctx, f.within())
 	defer cancel()
 	return f.inject(bounded, s)
 }

@@ -1,10 +1,12 @@
 package faults
 
 import (
+	"context"
 	"regexp"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/slipwayhq/slipway/firstboot/topology"
 	"github.com/slipwayhq/slipway/internal/fault"
@@ -44,6 +46,26 @@ func TestFaultsAreChosenByName(t *testing.T) {
 	_, err = Named([]string{"flood"})
 	if fault.Of(err) != fault.Usage || !strings.Contains(fault.Mend(err), "power-cut") {
 		t.Errorf("%v; %s", err, fault.Mend(err))
+	}
+}
+
+// A switchover looks for ten minutes whether all is well: it must not be cut short, and what is asked of a
+// guest must be.
+func TestAnOperationHasMoreTimeThanWhatIsAskedOfAGuest(t *testing.T) {
+	for name, bounds := range map[string][2]time.Duration{"switchover": {10 * time.Minute, operationLimit}, "kill-etcd": {limit / 2, limit}} {
+		chosen, err := Named([]string{name})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var left time.Duration
+		chosen[0].inject = func(ctx context.Context, _ strike) error {
+			deadline, _ := ctx.Deadline()
+			left = time.Until(deadline)
+			return nil
+		}
+		if err := chosen[0].Inject(t.Context(), nil, nil, 1); err != nil || left < bounds[0] || left > bounds[1] {
+			t.Errorf("%s: %v left, %v", name, left, err)
+		}
 	}
 }
 
