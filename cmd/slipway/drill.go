@@ -43,6 +43,7 @@ end, and with --keep or after a failure kept for a look.
 write on, all machines but the repository are lost with their disks, new ones take their places,
 and "slipway restore --to latest" brings the database back. All rows are compared with those
 that were acknowledged; the result says how many of the last were lost, and how long it took.
+The cluster needs a repository: "backup" in FILE (docs/drill.md, "Restore", shows one).
 
 FILE is cluster.yaml unless another is named.
 
@@ -55,7 +56,7 @@ Examples:
   slipway drill --fault pause --fault partition --seed 42 --report drill.html
   slipway drill --rounds 3 --duration 2h           # no fault is begun after two hours
   slipway drill --seed 42 --dry-run                # what would happen when
-  slipway drill --restore                          # lose everything but the backups`,
+  slipway drill --restore with-backup.yaml         # lose everything but the backups`,
 		Flags: append([]cli.Flag{
 			&cli.StringSliceFlag{Name: "fault", Usage: "make only the fault `NAME`; may be given again", DefaultText: "all"},
 			&cli.IntFlag{Name: "rounds", Usage: "make each fault `N` times", Value: 1},
@@ -171,9 +172,14 @@ func (l *labSession) onSite(c *cli.Context, do func(c *cli.Context, site *drill.
 
 // rehearse brings the database back from its backups, and shows what came of it.
 func (l *labSession) rehearse(c *cli.Context, site *drill.Site, _ string) (held bool, err error) {
+	ground := &rehearsal.Lab{Site: site, FormTime: c.Duration("timeout"), Log: l.log}
+	l.log.Info("waiting until nothing is under way any more")
+	if err := ground.Whole(c.Context); err != nil {
+		return false, err
+	}
 	result, err := rehearsal.Run(c.Context, rehearsal.Config{
 		Cluster: l.topology.Name, Version: builder.Version, Log: l.log, Patience: c.Duration("timeout") / 2,
-		Ground: &rehearsal.Lab{Site: site, FormTime: c.Duration("timeout"), Log: l.log},
+		After: rehearsal.WritesOn(site.Plan), Ground: ground,
 	})
 	if err != nil {
 		return false, err

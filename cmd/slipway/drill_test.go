@@ -2,13 +2,16 @@ package main
 
 import (
 	"encoding/json"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
+	"github.com/slipwayhq/slipway/firstboot/topology"
 	"github.com/slipwayhq/slipway/internal/fault"
 	"github.com/slipwayhq/slipway/qemu-tests/drill"
 	"github.com/slipwayhq/slipway/qemu-tests/drill/checker"
+	"github.com/slipwayhq/slipway/qemu-tests/drill/rehearsal"
 	"github.com/slipwayhq/slipway/qemu-tests/drill/schedule"
 )
 
@@ -45,6 +48,27 @@ func TestADrillIsListedAndPlannedWithoutAMachine(t *testing.T) {
 		if code, _, said := call(t, append([]string{"drill"}, c.args...)...); code != c.code || !strings.Contains(said, c.says) {
 			t.Errorf("%q: %d: %s", c.args, code, said)
 		}
+	}
+}
+
+// What the documentation adds to an example makes a cluster that can be restored.
+func TestTheDocumentedExampleCanBeRestored(t *testing.T) {
+	page, err := os.ReadFile(filepath.Join("..", "..", "docs", "drill.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, lines, _ := strings.Cut(string(page), "```yaml\n")
+	lines, _, _ = strings.Cut(lines, "```")
+	pair, err := os.ReadFile(filepath.Join("..", "..", "examples", "postgres-pair", "cluster.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	top, mistakes := topology.Parse("cluster.yaml", append(pair, lines...))
+	if err := mistakes.Err(); err != nil {
+		t.Fatal(err)
+	}
+	if err := rehearsal.Check(top.Plan()); err != nil {
+		t.Error(err)
 	}
 }
 

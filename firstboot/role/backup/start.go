@@ -223,6 +223,9 @@ const (
 	exitDBConnect      = 56 // no primary
 )
 
+// UnderWay begins the refusal of a backup while the repository makes another one.
+const UnderWay = "another backup is under way"
+
 // exitCode is how pgBackRest has ended; 0 for anything else.
 func exitCode(err error) int {
 	var exit *exec.ExitError
@@ -244,7 +247,7 @@ func words(n *node.Node, err error) error {
 		return fault.New(fault.Integrity, "the repository holds the backups of another database under the name %s: %s", n.Member.Plan.Stanza(), said).
 			WithMend("to bring that database back: slipway restore --to latest; to keep this one, move its backups away or empty the repository")
 	case exitLock:
-		return fault.New(fault.Failed, "another backup is under way on %s", n.Member.Self.Name)
+		return fault.New(fault.Failed, UnderWay+" on %s", n.Member.Self.Name)
 	case exitDBConnect:
 		return fault.New(fault.Network, "no writable primary can be reached: %s", said)
 	}

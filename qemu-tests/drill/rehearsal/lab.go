@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/slipwayhq/slipway/firstboot/operations"
 	"github.com/slipwayhq/slipway/firstboot/plan"
+	"github.com/slipwayhq/slipway/firstboot/role/backup"
 	"github.com/slipwayhq/slipway/firstboot/role/database"
 	"github.com/slipwayhq/slipway/internal/fault"
 	"github.com/slipwayhq/slipway/qemu-tests/drill"
@@ -39,6 +41,30 @@ func Check(p *plan.Plan) error {
 			WithMend("rehearse with a copy of the topology that names a repository")
 	}
 	return nil
+}
+
+// WritesOn is for how long clients write after the backup, so that some of it is archived
+// before the loss: more than twice the time after which WAL is archived that has been begun.
+func WritesOn(p *plan.Plan) time.Duration {
+	return max(150*time.Second, time.Duration(p.Backup.ArchiveTimeout)*time.Second*5/2)
+}
+
+// Whole waits until all nodes are ready and nothing contradicts; the time that this may take is FormTime.
+func (l *Lab) Whole(ctx context.Context) error {
+	bounded, cancel := context.WithTimeout(ctx, l.FormTime)
+	defer cancel()
+	for {
+		now := l.Look(bounded)
+		if now.Whole {
+			return nil
+		}
+		if pause(bounded, 2*time.Second) != nil {
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
+			return fault.New(fault.Failed, "after %v the cluster is not whole: %s", l.FormTime, now.Words())
+		}
+	}
 }
 
 // Connect implements Ground.
@@ -80,7 +106,7 @@ func (l *Lab) do(ctx context.Context, prepare operations.Prepare) error {
 	// The repository knows of its backups a minute after it has started.
 	for deadline := time.Now().Add(10 * time.Minute); ; {
 		_, err := runner.Run(ctx, prepare)
-		if err == nil || fault.Of(err) != fault.Network || time.Now().After(deadline) {
+		if !passes(err) || time.Now().After(deadline) {
 			return err
 		}
 		l.Log.Infof("once more: %v", err)
@@ -88,6 +114,12 @@ func (l *Lab) do(ctx context.Context, prepare operations.Prepare) error {
 			return ctx.Err()
 		}
 	}
+}
+
+// passes reports whether an operation failed for a reason that goes by itself: somebody does not answer,
+// or the repository makes a backup of its own accord, the first one above all.
+func passes(err error) bool {
+	return err != nil && (fault.Of(err) == fault.Network || strings.Contains(err.Error(), backup.UnderWay))
 }
 
 // lost are the nodes that are lost: all but the one with the backups.

@@ -48,7 +48,7 @@ type Config struct {
 	After time.Duration
 	// Every is the pause between two rows; default 100 ms.
 	Every time.Duration
-	// Patience bounds the wait for a connection; default 10 minutes.
+	// Patience bounds the wait for a connection, and for a first write; default 10 minutes.
 	Patience time.Duration
 	Log      logrus.FieldLogger
 }
@@ -113,12 +113,7 @@ func Run(ctx context.Context, cfg Config) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	if _, err := conn.Exec(ctx, tables, pgx.QueryExecModeSimpleProtocol); err == nil {
-		_, err = conn.Exec(ctx, "insert into rehearsal.kinds (n, text, bytes, json, at) select n, repeat(chr(32 + n % 90), n % 3000), sha256(n::text::bytea), jsonb_build_object('n', n), clock_timestamp() from generate_series(1, $1::int) n", cfg.Rows)
-	}
-	if err == nil {
-		r.Tables, err = sums(ctx, conn)
-	}
+	r.Tables, err = fill(ctx, conn, cfg.Rows)
 	conn.Close(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("making the tables: %w", err)
@@ -156,13 +151,10 @@ func Run(ctx context.Context, cfg Config) (*Result, error) {
 		return nil, fmt.Errorf("the restore: %w", err)
 	}
 	r.RestoreSeconds = time.Since(restoring).Seconds()
-	if conn, err = cfg.connect(ctx); err != nil {
+	if conn, err = cfg.writable(ctx); err != nil {
 		return nil, err
 	}
 	defer conn.Close(ctx)
-	if _, err := conn.Exec(ctx, "create table rehearsal.afterwards (n int)"); err != nil {
-		return nil, fmt.Errorf("the database is back, and takes no writes: %w", err)
-	}
 	r.RecoverySeconds = time.Since(began).Seconds()
 	return r, r.compare(ctx, conn, w, made)
 }
@@ -173,6 +165,21 @@ create table rehearsal.ledger (n int primary key, at timestamptz not null defaul
 create table rehearsal.kinds (n int, text text, bytes bytea, json jsonb, at timestamptz, primary key (n)) with (fillfactor = 50);
 create index on rehearsal.kinds (at);
 create table rehearsal.empty (n int);`
+
+// fill makes the tables, with so many rows of kinds; out come those that nobody is to write to.
+func fill(ctx context.Context, conn *pgx.Conn, rows int) ([]Table, error) {
+	if _, err := conn.Exec(ctx, tables, pgx.QueryExecModeSimpleProtocol); err != nil {
+		return nil, err
+	}
+	if _, err := conn.Exec(ctx, "insert into rehearsal.kinds (n, text, bytes, json, at) select n, repeat(chr(32 + n % 90), n % 3000), sha256(n::text::bytea), jsonb_build_object('n', n), clock_timestamp() from generate_series(1, $1::int) n", rows); err != nil {
+		return nil, err
+	}
+	all, err := sums(ctx, conn)
+	if err == nil && !slices.ContainsFunc(all, func(t Table) bool { return t.Name == "rehearsal.kinds" && t.Rows == rows }) {
+		err = fmt.Errorf("rehearsal.kinds does not have the %d rows that were inserted", rows)
+	}
+	return all, err
+}
 
 // sums are the tables but the ledger, each with a checksum of all rows.
 func sums(ctx context.Context, conn *pgx.Conn) (all []Table, err error) {
@@ -310,15 +317,40 @@ func pause(ctx context.Context, d time.Duration) error {
 
 // connect tries until the database answers.
 func (c Config) connect(ctx context.Context) (*pgx.Conn, error) {
+	return c.connected(ctx, "the database does not answer", func(context.Context, *pgx.Conn) error { return nil })
+}
+
+// writable tries until the database takes a write, and returns the connection that it took it from:
+// through a balancer the first ones may still end at a node that does not lead.
+func (c Config) writable(ctx context.Context) (*pgx.Conn, error) {
+	return c.connected(ctx, "the database is back, and takes no writes", func(ctx context.Context, conn *pgx.Conn) error {
+		_, err := conn.Exec(ctx, "create table if not exists rehearsal.afterwards (n int)") // an answer may have been lost
+		return err
+	})
+}
+
+// connected makes one connection after the other until something can be done with it.
+func (c Config) connected(ctx context.Context, failed string, do func(context.Context, *pgx.Conn) error) (*pgx.Conn, error) {
 	bounded, cancel := context.WithTimeout(ctx, c.Patience)
 	defer cancel()
 	for {
 		conn, err := c.Ground.Connect(bounded)
-		if err == nil || ctx.Err() != nil {
-			return conn, err
+		if err == nil {
+			once, stop := context.WithTimeout(bounded, statementTime)
+			err = do(once, conn)
+			stop()
+			if err == nil {
+				return conn, nil
+			}
+			closing, stop := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+			conn.Close(closing)
+			stop()
+		}
+		if ctx.Err() != nil {
+			return nil, err
 		}
 		if pause(bounded, time.Second) != nil {
-			return nil, fault.New(fault.Network, "the database does not answer: %w", err)
+			return nil, fault.New(fault.Network, "%s: %w", failed, err)
 		}
 	}
 }
