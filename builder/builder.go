@@ -112,7 +112,7 @@ func Build(ctx context.Context, req Request, means Means) (*Result, error) {
 	g.Go(func() (err error) { layers, err = b.layers(gctx, roles); return err })
 	g.Go(func() (err error) { binaries, err = b.programs(gctx); return err })
 	if slices.ContainsFunc(roles, carriesCommand) {
-		g.Go(func() (err error) { command, err = b.command(gctx); return err })
+		g.Go(func() (err error) { command, err = b.command(gctx, agent.CommandPackage); return err })
 	}
 	if err := g.Wait(); err != nil {
 		return nil, err

@@ -22,7 +22,7 @@ import (
 
 // Pushed is one artifact in a registry.
 type Pushed struct {
-	Name  string          `json:"name"` // base, loader, agent, command, or the role of a package layer
+	Name  string          `json:"name"` // base, loader, agent, the role of a package layer, or the package of a command
 	Tag   string          `json:"tag"`
 	Size  int64           `json:"size"` // bytes of its blobs
 	Blobs []registry.Blob `json:"blobs"`
@@ -33,8 +33,8 @@ type Pushed struct {
 // Artifact is what is pushed.
 func (p Pushed) Artifact() registry.Artifact { return p.artifact }
 
-// Push puts the base, the package layers and the loader of the roles, and the agent into the
-// registry. All of them must be in the cache.
+// Push puts the base, the package layers and the loader of the roles, the agent, and the commands
+// that the roles carry into the registry. All of them must be in the cache.
 func Push(ctx context.Context, req Request, means Means) ([]Pushed, error) {
 	all, err := PlanPush(req, means)
 	if err != nil {
@@ -61,12 +61,12 @@ func PlanPush(req Request, means Means) ([]Pushed, error) {
 		return nil, err
 	}
 	list := append(b.stack(roles).wanted(), wanted{agentKind(), "agent", source})
-	if slices.ContainsFunc(roles, carriesCommand) {
-		key, err := agent.CommandKey(b.Project)
+	for _, pkg := range commands(roles) {
+		key, err := agent.CommandKey(b.Project, pkg)
 		if err != nil {
 			return nil, err
 		}
-		list = append(list, wanted{commandKind(), "command", key})
+		list = append(list, wanted{commandKind(), pkg, key})
 	}
 	for _, w := range list {
 		a, ok, err := registry.Find(b.Cache, w.kind, w.key)
@@ -100,7 +100,7 @@ func (w wanted) describe() string {
 	case agent.RecordKind:
 		return "compiled agent"
 	case agent.CommandRecord:
-		return "compiled command"
+		return "compiled " + w.title
 	}
 	return "layer " + w.title
 }
@@ -170,18 +170,34 @@ func (b *build) programs(ctx context.Context) (agent.Binaries, error) {
 // carriesCommand reports whether a role has the command in its image.
 func carriesCommand(p *profile.Profile) bool { return p.Slipway }
 
-// command compiles the command slipway, or takes it from the cache or the registry.
-func (b *build) command(ctx context.Context) (digest string, err error) {
-	key, err := agent.CommandKey(b.Project)
+// commands are the packages of the commands that roles carry, themselves or in OCI images.
+func commands(roles []*profile.Profile) (packages []string) {
+	for _, p := range roles {
+		if carriesCommand(p) {
+			packages = append(packages, agent.CommandPackage)
+		}
+		for _, im := range p.Images {
+			if im.Go != "" {
+				packages = append(packages, im.Go)
+			}
+		}
+	}
+	slices.Sort(packages)
+	return slices.Compact(packages)
+}
+
+// command compiles a command of the project, or takes it from the cache or the registry.
+func (b *build) command(ctx context.Context, pkg string) (digest string, err error) {
+	key, err := agent.CommandKey(b.Project, pkg)
 	if err != nil {
 		return "", err
 	}
 	if _, ok := agent.CachedCommand(b.Cache, key); !ok && b.Registry != nil {
-		if err := b.pullProgram(ctx, commandKind(), key, "command"); err != nil {
+		if err := b.pullProgram(ctx, commandKind(), key, pkg); err != nil {
 			return "", err
 		}
 	}
-	return agent.Command(ctx, b.Project, b.Cache)
+	return agent.Command(ctx, b.Project, pkg, b.Cache)
 }
 
 // pullProgram looks for a program in the registry.
@@ -276,14 +292,14 @@ func agentKind() registry.Kind {
 	}}
 }
 
-// commandKind is the command slipway, for roles that carry it.
+// commandKind is a command that roles carry: slipway, or one that an image is made of.
 func commandKind() registry.Kind {
 	return registry.Kind{Name: agent.CommandRecord, Blobs: func(record []byte) ([]registry.Blob, error) {
 		var p agent.Program
 		if err := strictJSON(record, &p); err != nil {
 			return nil, err
 		}
-		return []registry.Blob{program("slipway", p.Command)}, nil
+		return []registry.Blob{program("command", p.Command)}, nil
 	}}
 }
 

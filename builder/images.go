@@ -7,7 +7,6 @@ import (
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
-	"github.com/slipwayhq/slipway/builder/agent"
 	"github.com/slipwayhq/slipway/builder/lock"
 	"github.com/slipwayhq/slipway/builder/manifest"
 	"github.com/slipwayhq/slipway/builder/oci"
@@ -103,7 +102,7 @@ func (b *build) images(ctx context.Context, role *profile.Profile) (ociLayer, er
 				return out, err
 			}
 		} else {
-			program, err := agent.Compile(ctx, b.Project, im.Go, b.Cache)
+			program, err := b.command(ctx, im.Go)
 			if err != nil {
 				return out, err
 			}

@@ -1,5 +1,6 @@
 // Package agent compiles the programs that an appliance runs of slipway's own: the
-// init of its initramfs and the firstboot agent, and for some roles the command. In
+// init of its initramfs and the firstboot agent, and for some roles the command, or those
+// that their images are made of. In
 // goes the project's source, out come static executables in the cache.
 //
 // The bytes depend on the source and the Go toolchain only: paths are trimmed,
@@ -17,6 +18,7 @@ import (
 	"io/fs"
 	"os"
 	"os/exec"
+	"path"
 	"path/filepath"
 	"runtime"
 	"slices"
@@ -72,9 +74,12 @@ func Cached(c *cache.Cache, key string) (b Binaries, ok bool) {
 }
 
 // Key is the key of the record for the source in dir.
-func Key(dir string) (string, error) { return sourceKey(dir) }
+func Key(dir string) (string, error) { return sourceKey(dir, agentSource) }
 
-// Program is the record of the compiled command: its digest in the cache.
+// CommandPackage is the command slipway.
+const CommandPackage = "./cmd/slipway"
+
+// Program is the record of a compiled command: its digest in the cache.
 type Program struct {
 	Command string `json:"command"`
 }
@@ -82,17 +87,21 @@ type Program struct {
 // CommandRecord is the kind of the cache's records that tell which source gave which command.
 const CommandRecord = "command"
 
-// Command compiles ./cmd/slipway like Build, for the roles that carry it, and returns
-// its digest in the cache.
-func Command(ctx context.Context, dir string, c *cache.Cache) (digest string, err error) {
-	key, err := CommandKey(dir)
+// Command compiles a command of the project like Build, and returns its digest in the cache:
+// CommandPackage for the roles that carry it, or one that an image is made of. pkg is its
+// package, such as ./service.
+func Command(ctx context.Context, dir, pkg string, c *cache.Cache) (digest string, err error) {
+	key, err := CommandKey(dir, pkg)
 	if err != nil {
 		return "", err
 	}
 	if digest, ok := CachedCommand(c, key); ok {
 		return digest, nil
 	}
-	if digest, err = Compile(ctx, dir, "./cmd/slipway", c); err != nil {
+	if err := importsWithin(ctx, dir, pkg); err != nil {
+		return "", err
+	}
+	if digest, err = Compile(ctx, dir, pkg, c); err != nil {
 		return "", err
 	}
 	data, err := json.Marshal(Program{digest})
@@ -113,19 +122,47 @@ func CachedCommand(c *cache.Cache, key string) (digest string, ok bool) {
 	return p.Command, ok
 }
 
-// CommandKey is Key for the command, which imports more.
-func CommandKey(dir string) (string, error) { return sourceKey(dir, commandSource...) }
+// CommandKey is Key for a command.
+func CommandKey(dir, pkg string) (string, error) { return sourceKey(dir, commandSource(pkg)) }
 
-// agentSource is where Key looks, and commandSource where CommandKey looks beside.
-var (
-	agentSource   = []string{"go.mod", "go.sum", "cmd/init", "cmd/firstboot", "firstboot", "builder", "internal"}
-	commandSource = []string{"cmd/slipway", "qemu-tests"}
-)
+// agentSource is where Key looks.
+var agentSource = []string{"go.mod", "go.sum", "cmd/init", "cmd/firstboot", "firstboot", "builder", "internal"}
 
-// Source lists the files that Key and CommandKey read, with slashes, below dir. What dir lacks is left out.
+// commandSource is where CommandKey looks: the command slipway imports from most of the project, others
+// from their own directory alone.
+func commandSource(pkg string) []string {
+	if pkg == CommandPackage {
+		return slices.Concat(agentSource, []string{"cmd/slipway", "qemu-tests"})
+	}
+	return []string{"go.mod", "go.sum", path.Clean(pkg)}
+}
+
+// importsWithin refuses a command that imports packages of the project from where CommandKey
+// does not look: a change there would go unseen.
+func importsWithin(ctx context.Context, dir, pkg string) error {
+	out, err := goTool(ctx, dir, "list", "-deps", "-f", "{{with .Module}}{{if .Main}}{{$.ImportPath}} {{.Path}}{{end}}{{end}}", pkg)
+	if err != nil {
+		return err
+	}
+	tops := commandSource(pkg)
+	for line := range strings.Lines(out) {
+		imported, module, ok := strings.Cut(strings.TrimSpace(line), " ")
+		if !ok {
+			continue
+		}
+		at := strings.TrimPrefix(strings.TrimPrefix(imported, module), "/")
+		if !slices.ContainsFunc(tops, func(top string) bool { return at == top || strings.HasPrefix(at, top+"/") }) {
+			return fault.New(fault.Input, "%s imports %s, which is in none of %s", pkg, imported, strings.Join(tops, ", ")).
+				WithMend("move that package below %s: what a program is made of is told by the files there", pkg)
+		}
+	}
+	return nil
+}
+
+// Source lists the files that Key, and CommandKey of the command slipway, read, with slashes, below dir. What dir lacks is left out.
 func Source(dir string) ([]string, error) {
 	var all []string
-	for _, top := range slices.Concat(agentSource, commandSource) {
+	for _, top := range commandSource(CommandPackage) {
 		files, err := sourceFiles(dir, top)
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return nil, err
@@ -158,18 +195,21 @@ func sourceFiles(dir, top string) (files []string, err error) {
 // sourceKey hashes every Go file and embedded template of the module but its
 // tests, with the toolchain's version. It takes in more than the programs
 // import, which costs a compiler run now and then and can never be stale.
-func sourceKey(dir string, more ...string) (string, error) {
+func sourceKey(dir string, tops []string) (string, error) {
 	h := sha256.New()
 	fmt.Fprintln(h, runtime.Version())
-	for _, top := range slices.Concat(agentSource, more) {
+	for _, top := range tops {
 		files, err := sourceFiles(dir, top)
+		if top == "go.sum" && errors.Is(err, fs.ErrNotExist) {
+			continue // nothing is imported from elsewhere
+		}
 		for i := 0; i < len(files) && err == nil; i++ {
 			var data []byte
 			data, err = os.ReadFile(filepath.Join(dir, files[i]))
 			fmt.Fprintf(h, "%s %x\n", files[i], sha256.Sum256(data))
 		}
 		if err != nil {
-			return "", fault.New(fault.Input, "reading the agent's source: %w", err).
+			return "", fault.New(fault.Input, "reading the source of a program: %w", err).
 				WithMend("run slipway in a checkout of the project, or name it with --project")
 		}
 	}
@@ -179,27 +219,14 @@ func sourceKey(dir string, more ...string) (string, error) {
 // Compile runs the Go toolchain on one package of the module in dir and stores the
 // executable, whose digest it returns.
 func Compile(ctx context.Context, dir, pkg string, c *cache.Cache) (digest string, err error) {
-	goTool, err := exec.LookPath("go")
-	if err != nil {
-		return "", fault.New(fault.Missing, "the Go toolchain is not in PATH: %w", err).
-			WithMend("install Go 1.26 or later and put it in PATH")
-	}
 	tmp, err := os.MkdirTemp("", "slipway-agent-")
 	if err != nil {
 		return "", err
 	}
 	defer os.RemoveAll(tmp)
 	out := filepath.Join(tmp, "program")
-	cmd := exec.CommandContext(ctx, goTool, "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w -buildid=", "-o", out, pkg)
-	cmd.Dir = dir
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH=amd64", "GOAMD64=v1", "GOFLAGS=", "GOEXPERIMENT=", "GOWORK=off")
-	var log bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &log, &log
-	if err := cmd.Run(); err != nil {
-		if ctx.Err() != nil {
-			return "", ctx.Err()
-		}
-		return "", fault.New(fault.Failed, "compiling %s: %w\n%s", pkg, err, strings.TrimSpace(log.String()))
+	if _, err := goTool(ctx, dir, "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w -buildid=", "-o", out, pkg); err != nil {
+		return "", err
 	}
 	f, err := os.Open(out)
 	if err != nil {
@@ -216,4 +243,26 @@ func Compile(ctx context.Context, dir, pkg string, c *cache.Cache) (digest strin
 	}
 	digest, _, err = w.Commit()
 	return digest, err
+}
+
+// goTool runs the Go toolchain in dir for linux/amd64 and returns what it prints. A directory named
+// vendor is no matter of Go's: what a vendor brings may be there.
+func goTool(ctx context.Context, dir string, args ...string) (string, error) {
+	tool, err := exec.LookPath("go")
+	if err != nil {
+		return "", fault.New(fault.Missing, "the Go toolchain is not in PATH: %w", err).
+			WithMend("install Go 1.26 or later and put it in PATH")
+	}
+	cmd := exec.CommandContext(ctx, tool, args...)
+	cmd.Dir = dir
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH=amd64", "GOAMD64=v1", "GOFLAGS=-mod=readonly", "GOEXPERIMENT=", "GOWORK=off")
+	var out, log bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &log
+	if err := cmd.Run(); err != nil {
+		if ctx.Err() != nil {
+			return "", ctx.Err()
+		}
+		return "", fault.New(fault.Failed, "compiling %s: %w\n%s", args[len(args)-1], err, strings.TrimSpace(log.String()))
+	}
+	return out.String(), nil
 }

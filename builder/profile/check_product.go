@@ -26,7 +26,7 @@ func checkImages(doc *document, p *Profile) error {
 	for i, dir := range p.Debs {
 		if !inProject(dir) {
 			return doc.errorAt(doc.find("debs", i), fmt.Sprintf("debs[%d]", i), "%q is not a path below the project's directory", dir).
-				WithMend("write it as in vendor/acme")
+				WithMend("write it as in payload/acme")
 		}
 	}
 	seen := map[string]bool{}
@@ -62,6 +62,8 @@ func (im Image) problem() string {
 		return fmt.Sprintf("it has %d places to come from", sources)
 	case im.Go != "" && (!strings.HasPrefix(im.Go, "./") || !inProject(im.Go[2:])):
 		return fmt.Sprintf("go: %q is not a package of the project, such as ./service", im.Go)
+	case slices.Contains(strings.Split(im.Go, "/"), "vendor"):
+		return fmt.Sprintf("go: %q: Go takes no command from a directory named vendor", im.Go)
 	case im.Layout != "" && !inProject(im.Layout):
 		return fmt.Sprintf("layout: %q is not a path below the project's directory", im.Layout)
 	case im.Tarball != "" && !inProject(im.Tarball):

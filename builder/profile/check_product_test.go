@@ -20,12 +20,12 @@ vm: {cpus: 1, memory: 1GiB, disk: 8GiB}
 
 func TestAProductIsRead(t *testing.T) {
 	p, err := parse("portal.yaml", withProduct(`
-debs: [vendor/acme]
+debs: [payload/acme]
 images:
   - {name: "acme/session:4", registry: "registry.acme.example/session@sha256:00"}
-  - {name: acme/agent, layout: vendor/agent}
-  - {name: acme/report, tarball: vendor/report.tar}
-  - {name: acme/probe, go: ./vendor/probe}
+  - {name: acme/agent, layout: payload/agent}
+  - {name: acme/report, tarball: payload/report.tar}
+  - {name: acme/probe, go: ./payload/probe}
 product:
   user: acme
   units: [portal.service]
@@ -38,7 +38,7 @@ product:
 	if err != nil {
 		t.Fatal(err)
 	}
-	if p.Debs[0] != "vendor/acme" || len(p.Images) != 4 || p.Images[3].Go != "./vendor/probe" || p.Images[0].Name != "acme/session:4" {
+	if p.Debs[0] != "payload/acme" || len(p.Images) != 4 || p.Images[3].Go != "./payload/probe" || p.Images[0].Name != "acme/session:4" {
 		t.Errorf("debs %v, images %+v", p.Debs, p.Images)
 	}
 	set := &Set{Base: &Profile{}}
@@ -58,6 +58,7 @@ func TestAProductThatCannotBeIsRefusedAtItsLine(t *testing.T) {
 		"two sources":        {"images: [{name: a, go: ./x, layout: y}]", "images[0]: it has 2 places to come from"},
 		"go outside":         {"images: [{name: a, go: ./../x}]", "images[0]: go:"},
 		"go by import path":  {"images: [{name: a, go: example.org/x}]", "images[0]: go:"},
+		"go below vendor":    {"images: [{name: a, go: ./vendor/x}]", "images[0]: go:"},
 		"layout outside":     {"images: [{name: a, layout: /x}]", "images[0]: layout:"},
 		"tarball outside":    {"images: [{name: a, tarball: ../x.tar}]", "images[0]: tarball:"},
 		"user":               {"product: {user: Acme}", "product.user"},

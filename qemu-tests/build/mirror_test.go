@@ -153,7 +153,7 @@ func TestAnIsolatedSiteBuildsTheSameBytes(t *testing.T) {
 	runner{}.succeed(t, "build", "--all", "--format", "qcow2", "--output", tempDir(t, 0))
 	const role = "balancer"
 	online := tempDir(t, 0)
-	runner{}.succeed(t, "build", role, "mirror", "--format", "qcow2", "--output", online)
+	runner{}.succeed(t, "build", role, "mirror", "dispatcher", "--format", "qcow2", "--output", online)
 	want := hashes(t, online)
 	c := carryOver(t, "--package", "tree")
 	c.isolated(t, runner{}, `install -m 755 store/public/slipway/slipway slipway
@@ -176,8 +176,9 @@ func TestAnIsolatedSiteBuildsTheSameBytes(t *testing.T) {
 		"packages over HTTP":      {programsOnly(t), role, "--mirror http://127.0.0.1:8080/debian"},
 		"packages over HTTPS":     {programsOnly(t), role, "--mirror https://" + secure + "/debian"},
 		"packages of a directory": {programsOnly(t), role, "--mirror " + c.url()},
-		// Nothing is cached, and nothing can be made: there is no Go, and there are no packages. The role mirror has the command in it.
-		"layers of a directory": {c.path("empty"), role + " mirror", "--mirror http://127.0.0.1:9/debian" + layers},
+		// Nothing is cached, and nothing can be made: there is no Go, and there are no packages. The role mirror has the command in it, dispatcher an image
+		// of a program of the project.
+		"layers of a directory": {c.path("empty"), role + " mirror dispatcher", "--mirror http://127.0.0.1:9/debian" + layers},
 	} {
 		out := tempDir(t, 0)
 		c.isolated(t, runner{cache: how.cache}, serveTLS+noGo+`export SSL_CERT_FILE=`+authority+`
