@@ -2,11 +2,15 @@ package mirror
 
 import (
 	"archive/tar"
+	"errors"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
+	"github.com/slipwayhq/slipway/builder/mirror/sign"
 	"github.com/slipwayhq/slipway/internal/fault"
 )
 
@@ -19,24 +23,41 @@ type Project struct {
 	Files []string // below Dir, with slashes, sorted; directories before what is in them
 }
 
-// project puts the project with its lock into the tree, as a tar archive.
-func (g *gatherer) project() error {
-	if g.Project.Dir == "" {
-		return nil
+// beside puts the rest into the tree: keys, the lock, the project, programs.
+func (g *gatherer) beside() error {
+	err := errors.Join(
+		g.plan.generate(KeysPath, sign.Public(g.Keys)),
+		g.plan.generate(SlipwayPath+"/images.lock", g.LockData),
+	)
+	if g.Project.Dir != "" {
+		err = errors.Join(err, g.write(SlipwayPath+"/"+projectName, func(w io.Writer) error {
+			if err := g.Project.write(w, g.LockData, g.Lock.Date()); err != nil {
+				return fault.New(fault.Of(err), "packing the project: %w", err)
+			}
+			return nil
+		}))
 	}
+	for _, name := range slices.Sorted(maps.Keys(g.Programs)) {
+		err = errors.Join(err, g.write(SlipwayPath+"/"+name, func(w io.Writer) error { return copyFile(w, g.Programs[name]) }))
+	}
+	return err
+}
+
+// write puts a file into the tree, and what content writes into the cache.
+func (g *gatherer) write(to string, content func(io.Writer) error) error {
 	w, err := g.Cache.NewBlob()
 	if err != nil {
 		return err
 	}
 	defer w.Abort()
-	if err := g.Project.write(w, g.LockData, g.Lock.Date()); err != nil {
-		return fault.New(fault.Of(err), "packing the project: %w", err)
+	if err := content(w); err != nil {
+		return err
 	}
 	sum, size, err := w.Commit()
 	if err != nil {
 		return err
 	}
-	return g.plan.add(SlipwayPath+"/"+projectName, sum, size)
+	return g.plan.add(to, sum, size)
 }
 
 // write writes the archive. Equal files give equal bytes: of a file's mode, the owner's execute bit alone counts, as in git.
