@@ -53,12 +53,14 @@ Examples:
   slipway drill                                    # each fault once
   slipway drill --list                             # which faults there are
   slipway drill --fault power-cut --rounds 10      # one fault, ten times
+  slipway drill --fault power-cut --target primary # the machine that serves loses its power
   slipway drill --fault pause --fault partition --seed 42 --report drill.html
   slipway drill --rounds 3 --duration 2h           # no fault is begun after two hours
   slipway drill --seed 42 --dry-run                # what would happen when
   slipway drill --restore with-backup.yaml         # lose everything but the backups`,
 		Flags: append([]cli.Flag{
 			&cli.StringSliceFlag{Name: "fault", Usage: "make only the fault `NAME`; may be given again", DefaultText: "all"},
+			&cli.StringFlag{Name: "target", Usage: "hit only `TARGET`, with the faults that may", DefaultText: "all of a fault's targets in turn"},
 			&cli.IntFlag{Name: "rounds", Usage: "make each fault `N` times", Value: 1},
 			&cli.Uint64Flag{Name: "seed", Usage: "what the schedule comes from `N`", DefaultText: "chosen by chance, and printed"},
 			&cli.DurationFlag{Name: "duration", Usage: "begin no fault after `TIME`", DefaultText: "no bound"},
@@ -97,7 +99,7 @@ func runDrill(c *cli.Context) error {
 		return fault.New(fault.Usage, "--cpus is 1 to 64, not %d", c.Int("cpus"))
 	}
 	if c.Bool("restore") {
-		for _, name := range []string{"fault", "rounds", "seed", "duration", "report", "history", "dry-run"} {
+		for _, name := range []string{"fault", "target", "rounds", "seed", "duration", "report", "history", "dry-run"} {
 			if c.IsSet(name) {
 				return fault.New(fault.Usage, "--restore makes no faults, and takes no --%s", name)
 			}
@@ -110,6 +112,11 @@ func runDrill(c *cli.Context) error {
 	chosen, err := faults.Named(c.StringSlice("fault"))
 	if err != nil {
 		return err
+	}
+	if c.IsSet("target") {
+		if chosen, err = faults.At(schedule.Target(c.String("target")), chosen); err != nil {
+			return err
+		}
 	}
 	seed := c.Uint64("seed")
 	if !c.IsSet("seed") {

@@ -33,12 +33,19 @@ func TestADrillIsListedAndPlannedWithoutAMachine(t *testing.T) {
 	if err := json.Unmarshal([]byte(out), &planned); code != 0 || err != nil || len(planned.Rounds) < 15 {
 		t.Errorf("%d: %v: %s", code, err, out)
 	}
+	code, out, _ = call(t, "drill", pair, "--dry-run", "--rounds", "4", "--fault", "power-cut", "--target", "primary")
+	if code != 0 || strings.Count(out, "power-cut  primary") != 4 || strings.Count(out, "power-cut") != 4 {
+		t.Errorf("%d: %s", code, out)
+	}
 	for _, c := range []struct {
 		args []string
 		code int
 		says string
 	}{
 		{[]string{pair, "--fault", "flood"}, 2, "power-cut"},
+		{[]string{pair, "--target", "everything"}, 2, "one primary holder"},
+		{[]string{pair, "--target", "all", "--fault", "power-cut"}, 2, "--list"},
+		{[]string{pair, "--restore", "--target", "one"}, 2, "takes no --target"},
 		{[]string{pair, "db1"}, 2, "the whole cluster"},
 		{[]string{pair, "--rounds", "0"}, 2, "rounds"},
 		{[]string{pair, "--restore"}, 2, "there is nothing to restore"},

@@ -95,6 +95,23 @@ func Named(names []string) ([]Fault, error) {
 	return chosen, nil
 }
 
+// At are those of the faults that may hit the target, and hit nothing else.
+func At(target schedule.Target, all []Fault) (aimed []Fault, err error) {
+	if !slices.Contains(schedule.Targets, target) {
+		return nil, fault.New(fault.Usage, "there is no target %q", target).WithMend("the targets are %v", schedule.Targets)
+	}
+	for _, f := range all {
+		if slices.Contains(f.Targets, target) {
+			f.Targets = []schedule.Target{target}
+			aimed = append(aimed, f)
+		}
+	}
+	if len(aimed) == 0 {
+		return nil, fault.New(fault.Usage, "none of these faults hits the target %q", target).WithMend("slipway drill --list tells which fault has which targets")
+	}
+	return aimed, nil
+}
+
 // Schedule is what the schedule knows of faults.
 func Schedule(all []Fault) (out []schedule.Fault) {
 	for _, f := range all {
