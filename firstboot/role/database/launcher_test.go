@@ -1,0 +1,88 @@
+package database
+
+import (
+	"context"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/slipwayhq/slipway/firstboot/role/consensus"
+	"github.com/slipwayhq/slipway/firstboot/role/roletest"
+)
+
+// These are of the launcher, overlays/database/usr/lib/slipway/patroni.
+
+// etcd takes down that the database is being made, and Patroni does not hear of it: what it
+// finds then is what its own attempt left behind.
+func TestADatabaseIsMadeThoughEtcdsAnswerWasLost(t *testing.T) {
+	p := roletest.Plan()
+	members := roletest.Members(t, p)
+	first, second := boot(t, members["a-db1"]), boot(t, members["a-db2"])
+	ctx, stop := context.WithTimeout(t.Context(), patience)
+	defer stop()
+	go func() {
+		for !first.Running(Unit) { // then the mark of an earlier start is gone, and Patroni has not looked yet
+			if ctx.Err() != nil {
+				return
+			}
+			time.Sleep(time.Millisecond)
+		}
+		client, err := consensus.Dial(members["a-db1"])
+		if err == nil {
+			defer client.Close()
+			err = client.Put(ctx, initializeKey(members["a-db1"]), "")
+		}
+		if err != nil {
+			t.Error(err)
+		}
+	}()
+	all(t, first, second)
+	if log := first.Log(Unit); !strings.Contains(log, "went unheard: beginning again") {
+		t.Errorf("Patroni found nothing:\n%s", log)
+	}
+}
+
+// While nobody leads, Patroni makes a connection to PostgreSQL for each question about a
+// replica's timeline; balancers and agents ask several times a second.
+func TestAReplicaIsAskedOftenAndLooksSeldomForItsTimeline(t *testing.T) {
+	p := roletest.Plan()
+	members := roletest.Members(t, p)
+	first, second := boot(t, members["a-db1"]), boot(t, members["a-db2"])
+	second.Put(t, "/etc/patroni/conf.d/91-log.yml", "postgresql: {parameters: {log_replication_commands: \"on\"}}\n")
+	all(t, first, second)
+	first.Output(t, patronictl, "pause", "--wait")
+	first.StopUnit(Unit) // paused, it leaves PostgreSQL as it is, and its key runs out
+
+	rest, err := dial(second.Member)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer rest.mtls.Close()
+	var got struct {
+		Unlocked bool `json:"cluster_unlocked"`
+		Timeline int  `json:"timeline"`
+	}
+	ask := func() {
+		t.Helper()
+		if err := rest.mtls.JSON(t.Context(), http.MethodGet, "https://"+second.Member.Self.Address.String()+":8008/patroni", nil, &got); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for deadline := time.Now().Add(patience); !got.Unlocked; time.Sleep(100 * time.Millisecond) {
+		if ask(); time.Now().After(deadline) {
+			t.Fatalf("%+v\n%s", got, second.Log(Unit))
+		}
+	}
+	looks := func() int { return strings.Count(second.Log(Unit), "received replication command: IDENTIFY_SYSTEM") }
+	before, begun, questions := looks(), time.Now(), 0
+	for ; time.Since(begun) < 5*time.Second; questions++ {
+		if ask(); got.Timeline != 1 {
+			t.Fatalf("%+v", got)
+		}
+	}
+	made := looks() - before
+	if most := int(time.Since(begun).Seconds())/2 + 2; made == 0 || made > most || questions < 3*most {
+		t.Errorf("%d questions, %d connections; want 1 to %d of them", questions, made, most)
+	}
+}
