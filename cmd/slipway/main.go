@@ -131,13 +131,17 @@ func report(w io.Writer, err error, asJSON bool) {
 	if err == nil {
 		return
 	}
+	interrupted := errors.Is(err, context.Canceled)
 	if asJSON {
-		line, _ := json.Marshal(map[string]any{"error": map[string]string{
-			"class": fault.Of(err).String(), "message": err.Error(), "mend": fault.Mend(err)}})
+		class := fault.Of(err).String()
+		if interrupted {
+			class = "interrupted"
+		}
+		line, _ := json.Marshal(map[string]any{"error": map[string]string{"class": class, "message": err.Error(), "mend": fault.Mend(err)}})
 		fmt.Fprintln(w, string(line))
 		return
 	}
-	if errors.Is(err, context.Canceled) {
+	if interrupted {
 		fmt.Fprintln(w, "slipway: interrupted; nothing half-written is left; "+cmp.Or(fault.Mend(err), "run the same command again to go on"))
 		return
 	}

@@ -196,6 +196,11 @@ func TestReportPrintsOneErrorAndItsMend(t *testing.T) {
 			t.Errorf("%q, want %q", got, want)
 		}
 	}
+	b.Reset()
+	report(&b, fmt.Errorf("drill: %w", context.Canceled), true)
+	if got, want := b.String(), `{"error":{"class":"interrupted","mend":"","message":"drill: context canceled"}}`+"\n"; got != want {
+		t.Errorf("%q, want %q", got, want)
+	}
 }
 
 func TestCompletionIsThereForEveryShell(t *testing.T) {
