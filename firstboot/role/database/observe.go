@@ -10,6 +10,7 @@ import (
 
 	"github.com/slipwayhq/slipway/firstboot/member"
 	"github.com/slipwayhq/slipway/firstboot/node"
+	"github.com/slipwayhq/slipway/firstboot/role/consensus"
 	"github.com/slipwayhq/slipway/firstboot/role/mtls"
 	"github.com/slipwayhq/slipway/firstboot/status"
 )
@@ -74,6 +75,8 @@ func (s *Start) Observe(ctx context.Context, n *node.Node, c *status.Cluster) er
 		if issue := m.Issue; done && primary {
 			d.Furnished = &issue
 		}
+		// Should it be lost, its lock is to run out at once. If this fails, the next look tries again.
+		_, _ = consensus.HandOver(ctx, m, c.Consensus)
 	}
 	if b := m.Plan.Backup; b != nil && (primary || n.Exists(droppedPath)) {
 		a, err := s.watchArchive(ctx, n, primary)
