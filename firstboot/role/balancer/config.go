@@ -130,7 +130,7 @@ func settle(m *member.Member) (*settings, error) {
 // interval is how often a node is asked for its health, in seconds. Patroni decides
 // once a loop_wait; whoever has given it more time, for nodes that are slow, wants
 // them asked less often.
-func interval(p plan.Patroni) int { return max(2, p.LoopWait*3/5) }
+func interval(p plan.Patroni) int { return max(1, p.LoopWait*3/5) }
 
 // listen adds a port on the virtual address, and on the node's own, to a list.
 func listen(list []netip.AddrPort, port int, addresses ...netip.Addr) []netip.AddrPort {

@@ -38,7 +38,7 @@ func TestADatabaseIsMadeThoughEtcdsAnswerWasLost(t *testing.T) {
 		}
 	}()
 	all(t, first, second)
-	if log := first.Log(Unit); !strings.Contains(log, "went unheard: beginning again") {
+	if log := first.File(t, "/"+Unit+".log"); !strings.Contains(log, "went unheard: beginning again") {
 		t.Errorf("Patroni found nothing:\n%s", log)
 	}
 }
@@ -74,7 +74,9 @@ func TestAReplicaIsAskedOftenAndLooksSeldomForItsTimeline(t *testing.T) {
 			t.Fatalf("%+v\n%s", got, second.Log(Unit))
 		}
 	}
-	looks := func() int { return strings.Count(second.Log(Unit), "received replication command: IDENTIFY_SYSTEM") }
+	looks := func() int {
+		return strings.Count(second.File(t, "/"+Unit+".log"), "received replication command: IDENTIFY_SYSTEM")
+	}
 	before, begun, questions := looks(), time.Now(), 0
 	for ; time.Since(begun) < 5*time.Second; questions++ {
 		if ask(); got.Timeline != 1 {

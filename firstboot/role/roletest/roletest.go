@@ -199,6 +199,9 @@ func (n *Node) Vanish() {
 	n.command("ip", "link", "delete", fmt.Sprintf("port%d", n.net))
 }
 
+// Crash has what runs on the node end at once, as far as the test has started it.
+func (n *Node) Crash() { n.crash() }
+
 // Inside is a command line that runs in the node's network.
 func (n *Node) Inside(argv ...string) []string { return n.inside(argv...) }
 

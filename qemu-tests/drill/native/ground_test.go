@@ -43,12 +43,21 @@ type cluster struct {
 	nodes  map[string]*roletest.Node
 	client *http.Client
 	tls    *tls.Config
+	// route leads clients to a database; nil: dial does.
+	route func(ctx context.Context, node, to string) (net.Conn, error)
 }
 
 // form makes a cluster and waits until all nodes have their parts in it.
 func form(t *testing.T) *cluster {
 	t.Helper()
+	return formWith(t, roletest.Plan().Sites[0].Patroni)
+}
+
+// formWith makes a cluster with other times than the tests'.
+func formWith(t *testing.T, times plan.Patroni) *cluster {
+	t.Helper()
 	p := roletest.Plan()
+	p.Sites[0].Patroni = times
 	p.Sites, p.Nodes = p.Sites[:1], p.Nodes[:3]
 	p.Clients = []netip.Prefix{netip.MustParsePrefix("10.77.0.0/16")}
 	c := &cluster{t: t, plan: p, nodes: map[string]*roletest.Node{}}
@@ -182,6 +191,9 @@ func (c *cluster) dial(ctx context.Context, node, to string) (net.Conn, error) {
 
 func (c *cluster) load() load.Config {
 	cfg := load.Config{Dial: c.dial, TLS: c.tls, Database: "app", User: "app", Password: "secret-of-app", Address: address, Direct: map[string]string{}, Every: 100 * time.Millisecond, DirectEvery: time.Second}
+	if c.route != nil {
+		cfg.Dial = c.route
+	}
 	for _, n := range c.plan.Nodes {
 		cfg.Direct[n.Name] = netip.AddrPortFrom(n.Address, 5432).String()
 	}
