@@ -78,13 +78,13 @@ func TestAReplicaIsAskedOftenAndLooksSeldomForItsTimeline(t *testing.T) {
 		return strings.Count(second.File(t, "/"+Unit+".log"), "received replication command: IDENTIFY_SYSTEM")
 	}
 	before, begun, questions := looks(), time.Now(), 0
-	for ; time.Since(begun) < 5*time.Second; questions++ {
+	for ; questions < 20 || time.Since(begun) < 5*time.Second; questions++ {
 		if ask(); got.Timeline != 1 {
 			t.Fatalf("%+v", got)
 		}
 	}
 	made := looks() - before
-	if most := int(time.Since(begun).Seconds())/2 + 2; made == 0 || made > most || questions < 3*most {
+	if most := int(time.Since(begun).Seconds())/2 + 2; made == 0 || made > most {
 		t.Errorf("%d questions, %d connections; want 1 to %d of them", questions, made, most)
 	}
 }
