@@ -114,9 +114,14 @@ func runDrill(c *cli.Context) error {
 		return err
 	}
 	if c.IsSet("target") {
-		if chosen, err = faults.At(schedule.Target(c.String("target")), chosen); err != nil {
+		aimed, err := faults.At(schedule.Target(c.String("target")), chosen)
+		if err == nil && c.IsSet("fault") && len(aimed) < len(chosen) {
+			err = fault.New(fault.Usage, "not every fault that is named hits the target %q", c.String("target")).WithMend("slipway drill --list tells which fault has which targets")
+		}
+		if err != nil {
 			return err
 		}
+		chosen = aimed
 	}
 	seed := c.Uint64("seed")
 	if !c.IsSet("seed") {

@@ -45,6 +45,7 @@ func TestADrillIsListedAndPlannedWithoutAMachine(t *testing.T) {
 		{[]string{pair, "--fault", "flood"}, 2, "power-cut"},
 		{[]string{pair, "--target", "everything"}, 2, "one primary holder"},
 		{[]string{pair, "--target", "all", "--fault", "power-cut"}, 2, "--list"},
+		{[]string{pair, "--target", "all", "--fault", "power-cut", "--fault", "latency"}, 2, "not every fault"},
 		{[]string{pair, "--restore", "--target", "one"}, 2, "takes no --target"},
 		{[]string{pair, "db1"}, 2, "the whole cluster"},
 		{[]string{pair, "--rounds", "0"}, 2, "rounds"},
