@@ -10,32 +10,31 @@ import (
 	"github.com/slipwayhq/slipway/firstboot/status"
 )
 
-// HandOver has another member lead etcd if the node's own does, and says which one:
-// the empty string if the own one does not lead, or no other is well. What leads etcd
-// has all leases in its memory; when it is lost, its successor gives each its whole
+// HandOver has another member lead etcd if the node's own does and another is well. What
+// leads etcd has all leases in its memory; when it is lost, its successor gives each its whole
 // time once more (etcd, server/lease/lessor.go, Promote). A node that holds a lock and
 // leads etcd would so be waited for by an election longer than its lock lives.
 //
 // found is what Observe has seen last.
-func HandOver(ctx context.Context, m *member.Member, found *status.Consensus) (to string, err error) {
-	to = successor(m, found)
+func HandOver(ctx context.Context, m *member.Member, found *status.Consensus) error {
+	to := successor(m, found)
 	if to == "" {
-		return "", nil
+		return nil
 	}
 	client, err := Dial(m)
 	if err != nil {
-		return "", err
+		return err
 	}
 	defer client.Close()
 	known, err := client.members(ctx, Endpoint(m.Self))
 	if err != nil {
-		return "", err
+		return err
 	}
 	i := slices.IndexFunc(known, func(l listed) bool { return l.Name == to && !l.Learner })
 	if i < 0 {
-		return "", nil
+		return nil
 	}
-	return to, client.mtls.JSON(ctx, http.MethodPost, Endpoint(m.Self)+"/v3/maintenance/transfer-leadership", map[string]any{"targetID": known[i].ID}, nil)
+	return client.mtls.JSON(ctx, http.MethodPost, Endpoint(m.Self)+"/v3/maintenance/transfer-leadership", map[string]any{"targetID": known[i].ID}, nil)
 }
 
 // successor is who is to lead etcd instead of the node itself: one without a database,

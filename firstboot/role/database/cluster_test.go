@@ -48,6 +48,13 @@ func boot(t *testing.T, m *member.Member) *running {
 	return n
 }
 
+// two are the first nodes of the tests' plan, whose third one stays away.
+func two(t *testing.T) (first, second *running) {
+	t.Helper()
+	members := roletest.Members(t, roletest.Plan())
+	return boot(t, members["a-db1"]), boot(t, members["a-db2"])
+}
+
 // part has a node take its part in the cluster.
 func (n *running) part(ctx context.Context) error {
 	if err := (&consensus.Start{}).Apply(ctx, n.Node.Node.Node); err != nil {

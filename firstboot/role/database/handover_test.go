@@ -5,15 +5,12 @@ import (
 	"time"
 
 	"github.com/slipwayhq/slipway/firstboot/role/consensus"
-	"github.com/slipwayhq/slipway/firstboot/role/roletest"
 	"github.com/slipwayhq/slipway/firstboot/status"
 )
 
 // Were both lost with one machine, the election would come before the lock runs out.
 func TestWhoeverLeadsPostgreSQLDoesNotLeadEtcd(t *testing.T) {
-	p := roletest.Plan()
-	members := roletest.Members(t, p)
-	first, second := boot(t, members["a-db1"]), boot(t, members["a-db2"])
+	first, second := two(t)
 	all(t, first, second)
 	etcd := &consensus.Start{}
 	look := func() (leads string, seen status.Cluster) {
@@ -32,7 +29,7 @@ func TestWhoeverLeadsPostgreSQLDoesNotLeadEtcd(t *testing.T) {
 	}
 	leads, seen := look()
 	if leads == "a-db2" {
-		if _, err := consensus.HandOver(t.Context(), members["a-db2"], seen.Consensus); err != nil {
+		if err := consensus.HandOver(t.Context(), second.Member, seen.Consensus); err != nil {
 			t.Fatal(err)
 		}
 	}

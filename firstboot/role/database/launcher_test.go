@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/slipwayhq/slipway/firstboot/role/consensus"
-	"github.com/slipwayhq/slipway/firstboot/role/roletest"
 )
 
 // These are of the launcher, overlays/database/usr/lib/slipway/patroni.
@@ -16,9 +15,7 @@ import (
 // etcd takes down that the database is being made, and Patroni does not hear of it: what it
 // finds then is what its own attempt left behind.
 func TestADatabaseIsMadeThoughEtcdsAnswerWasLost(t *testing.T) {
-	p := roletest.Plan()
-	members := roletest.Members(t, p)
-	first, second := boot(t, members["a-db1"]), boot(t, members["a-db2"])
+	first, second := two(t)
 	ctx, stop := context.WithTimeout(t.Context(), patience)
 	defer stop()
 	go func() {
@@ -28,10 +25,10 @@ func TestADatabaseIsMadeThoughEtcdsAnswerWasLost(t *testing.T) {
 			}
 			time.Sleep(time.Millisecond)
 		}
-		client, err := consensus.Dial(members["a-db1"])
+		client, err := consensus.Dial(first.Member)
 		if err == nil {
 			defer client.Close()
-			err = client.Put(ctx, initializeKey(members["a-db1"]), "")
+			err = client.Put(ctx, initializeKey(first.Member), "")
 		}
 		if err != nil {
 			t.Error(err)
@@ -46,26 +43,24 @@ func TestADatabaseIsMadeThoughEtcdsAnswerWasLost(t *testing.T) {
 // While nobody leads, Patroni makes a connection to PostgreSQL for each question about a
 // replica's timeline; balancers and agents ask several times a second.
 func TestAReplicaIsAskedOftenAndLooksSeldomForItsTimeline(t *testing.T) {
-	p := roletest.Plan()
-	members := roletest.Members(t, p)
-	first, second := boot(t, members["a-db1"]), boot(t, members["a-db2"])
+	first, second := two(t)
 	second.Put(t, "/etc/patroni/conf.d/91-log.yml", "postgresql: {parameters: {log_replication_commands: \"on\"}}\n")
 	all(t, first, second)
 	first.Output(t, patronictl, "pause", "--wait")
 	first.StopUnit(Unit) // paused, it leaves PostgreSQL as it is, and its key runs out
 
-	rest, err := dial(second.Member)
+	patroni, err := dial(second.Member)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer rest.mtls.Close()
+	defer patroni.mtls.Close()
 	var got struct {
 		Unlocked bool `json:"cluster_unlocked"`
 		Timeline int  `json:"timeline"`
 	}
 	ask := func() {
 		t.Helper()
-		if err := rest.mtls.JSON(t.Context(), http.MethodGet, "https://"+second.Member.Self.Address.String()+":8008/patroni", nil, &got); err != nil {
+		if err := patroni.mtls.JSON(t.Context(), http.MethodGet, rest(second.Member.Self)+"/patroni", nil, &got); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -76,7 +76,7 @@ func (s *Start) Observe(ctx context.Context, n *node.Node, c *status.Cluster) er
 			d.Furnished = &issue
 		}
 		// Should it be lost, its lock is to run out at once. If this fails, the next look tries again.
-		_, _ = consensus.HandOver(ctx, m, c.Consensus)
+		_ = consensus.HandOver(ctx, m, c.Consensus)
 	}
 	if b := m.Plan.Backup; b != nil && (primary || n.Exists(droppedPath)) {
 		a, err := s.watchArchive(ctx, n, primary)
