@@ -74,7 +74,7 @@ func render(m *member.Member) (string, error) {
 // settle reads the settings out of the plan.
 func settle(m *member.Member) (*settings, error) {
 	s := &settings{
-		Cluster: m.Plan.Cluster, Site: m.Site.Name, PatroniPort: plan.PatroniPort, Interval: interval(m.Site.Patroni),
+		Cluster: m.Plan.Cluster, Site: m.Site.Name, PatroniPort: plan.PatroniPort, Interval: Interval(m.Site.Patroni),
 		Standby: m.Site.StandbyOf != "", StandbyOf: m.Site.StandbyOf, Lag: m.Site.Patroni.MaximumLag, Front: settleFront(m),
 	}
 	port, connections := m.Site.Postgres.Port, m.Site.Postgres.MaxConnections
@@ -127,10 +127,10 @@ func settle(m *member.Member) (*settings, error) {
 	return s, nil
 }
 
-// interval is how often a node is asked for its health, in seconds. Patroni decides
+// Interval is how often a node is asked for its health, in seconds. Patroni decides
 // once a loop_wait; whoever has given it more time, for nodes that are slow, wants
 // them asked less often.
-func interval(p plan.Patroni) int { return max(1, p.LoopWait*3/5) }
+func Interval(p plan.Patroni) int { return max(1, p.LoopWait*3/5) }
 
 // listen adds a port on the virtual address, and on the node's own, to a list.
 func listen(list []netip.AddrPort, port int, addresses ...netip.Addr) []netip.AddrPort {

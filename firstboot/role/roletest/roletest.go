@@ -156,7 +156,7 @@ func Start(t testing.TB, m *member.Member) *Node {
 	n.Output(t, "rm", "-rf", "/var/lib/postgresql/17", "/etc/postgresql")
 	n.Output(t, "install", "-d", "-o", "etcd", "-g", "etcd", "-m", "700", "/var/lib/etcd")
 	n.Output(t, "install", "-d", "-o", "postgres", "-g", "postgres", "/var/lib/postgresql", "/run/postgresql", "/var/lib/pgbackrest")
-	t.Cleanup(n.crash)
+	t.Cleanup(n.Crash)
 	return n
 }
 
@@ -195,12 +195,9 @@ func (n *Node) network(self plan.Node) {
 // address.
 func (n *Node) Vanish() {
 	n.t.Helper()
-	n.crash()
+	n.Crash()
 	n.command("ip", "link", "delete", fmt.Sprintf("port%d", n.net))
 }
-
-// Crash has what runs on the node end at once, as far as the test has started it.
-func (n *Node) Crash() { n.crash() }
 
 // Inside is a command line that runs in the node's network.
 func (n *Node) Inside(argv ...string) []string { return n.inside(argv...) }
@@ -380,9 +377,9 @@ func (n *Node) StopUnit(unit string) {
 	}
 }
 
-// crash ends all that the test has started; what those have started themselves
+// Crash ends all that the test has started, at once; what those have started themselves
 // ends with the test's process namespace.
-func (n *Node) crash() {
+func (n *Node) Crash() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	for unit, p := range n.units {

@@ -87,11 +87,7 @@ func (f deafLoss) Inject(ctx context.Context, nodes []string, _ uint64) error {
 	}
 	f.nodes[gone].StopUnit(database.Unit) // its systemd would start it anew
 	// Whoever was a child of the first process killed is one of the test afterwards.
-	for left := f.processes(gone, "postgres"); len(left) > 0; left = f.processes(gone, "postgres") {
-		for _, pid := range left {
-			end(pid)
-		}
-	}
+	f.killAll(gone, "postgres")
 	for _, pid := range deaf {
 		syscall.Kill(pid, syscall.SIGCONT)
 	}

@@ -6,18 +6,13 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
-	"net"
-	"net/http"
-	"net/netip"
 	"slices"
-	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
-	"github.com/slipwayhq/slipway/firstboot/plan"
 	"github.com/slipwayhq/slipway/firstboot/role/consensus"
 	"github.com/slipwayhq/slipway/firstboot/role/database"
+	"github.com/slipwayhq/slipway/firstboot/role/roletest"
 	"github.com/slipwayhq/slipway/firstboot/status"
 	"github.com/slipwayhq/slipway/qemu-tests/drill/schedule"
 )
@@ -35,11 +30,7 @@ func (f powerCut) Inject(_ context.Context, nodes []string, _ uint64) error {
 		n := f.nodes[name]
 		n.Link(false)
 		n.Crash()
-		for left := f.processes(name, "postgres"); len(left) > 0; left = f.processes(name, "postgres") {
-			for _, pid := range left {
-				end(pid)
-			}
-		}
+		f.killAll(name, "postgres")
 	}
 	return nil
 }
@@ -51,42 +42,6 @@ func (f powerCut) Heal(_ context.Context, nodes []string) error {
 		f.nodes[name].StartUnit(database.Unit)
 	}
 	return nil
-}
-
-// balance asks every node whether it is the primary, as a balancer does: again and again,
-// each at a moment of its own. Clients are led to the last that said so.
-func (c *cluster) balance(ctx context.Context, every time.Duration) (dial func(ctx context.Context, node, to string) (net.Conn, error)) {
-	var leads [3]atomic.Bool
-	for i, n := range c.plan.Nodes {
-		go func() {
-			for pause := rand.N(every); ; pause = every {
-				select {
-				case <-time.After(pause):
-				case <-ctx.Done():
-					return
-				}
-				answer, err := c.client.Get(fmt.Sprintf("https://%s:%d/primary", n.Address, plan.PatroniPort))
-				if err == nil {
-					answer.Body.Close()
-				}
-				leads[i].Store(err == nil && answer.StatusCode == http.StatusOK)
-			}
-		}()
-	}
-	return func(ctx context.Context, node, to string) (net.Conn, error) {
-		if node == "" {
-			to = ""
-			for i, n := range c.plan.Nodes {
-				if leads[i].Load() {
-					to = netip.AddrPortFrom(n.Address, 5432).String()
-				}
-			}
-			if to == "" {
-				return nil, syscall.ECONNREFUSED
-			}
-		}
-		return (&net.Dialer{}).DialContext(ctx, "tcp", to)
-	}
 }
 
 // observe looks after every node as its agent does, who above all keeps whoever leads
@@ -114,14 +69,12 @@ func (c *cluster) observe(ctx context.Context) {
 // What a power cut of the primary costs with Patroni's times, where nothing is
 // emulated; docs/database.md has the figures.
 func TestFailover(t *testing.T) {
-	for _, times := range []plan.Patroni{
-		{TTL: 20, LoopWait: 5, RetryTimeout: 5, PrimaryStartTimeout: 15, MaximumLag: 1 << 20},
-		{TTL: 15, LoopWait: 3, RetryTimeout: 5, PrimaryStartTimeout: 15, MaximumLag: 1 << 20},
-		{TTL: 8, LoopWait: 2, RetryTimeout: 3, PrimaryStartTimeout: 15, MaximumLag: 1 << 20},
-	} {
-		t.Run(fmt.Sprintf("%d-%d-%d", times.TTL, times.LoopWait, times.RetryTimeout), func(t *testing.T) {
-			c := formWith(t, times)
-			c.route = c.balance(t.Context(), time.Duration(max(1, times.LoopWait*3/5))*time.Second)
+	for _, times := range []struct{ ttl, loop, retry int }{{20, 5, 5}, {15, 3, 5}, {8, 2, 3}} {
+		t.Run(fmt.Sprintf("%d-%d-%d", times.ttl, times.loop, times.retry), func(t *testing.T) {
+			p := roletest.Plan()
+			patroni := &p.Sites[0].Patroni
+			patroni.TTL, patroni.LoopWait, patroni.RetryTimeout = times.ttl, times.loop, times.retry
+			c := formOf(t, p)
 			c.observe(t.Context())
 			r := c.drill(rounds(t, c, 10, powerCut{c}))
 			tell(t, r)

@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"encoding/json"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/netip"
@@ -13,6 +14,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -22,6 +24,7 @@ import (
 	"github.com/slipwayhq/slipway/firstboot/member"
 	"github.com/slipwayhq/slipway/firstboot/pki"
 	"github.com/slipwayhq/slipway/firstboot/plan"
+	"github.com/slipwayhq/slipway/firstboot/role/balancer"
 	"github.com/slipwayhq/slipway/firstboot/role/consensus"
 	"github.com/slipwayhq/slipway/firstboot/role/database"
 	"github.com/slipwayhq/slipway/firstboot/role/roletest"
@@ -41,26 +44,23 @@ type cluster struct {
 	t      *testing.T
 	plan   *plan.Plan
 	nodes  map[string]*roletest.Node
+	leads  map[string]*atomic.Bool // who says that it is the primary
 	client *http.Client
 	tls    *tls.Config
-	// route leads clients to a database; nil: dial does.
-	route func(ctx context.Context, node, to string) (net.Conn, error)
 }
 
 // form makes a cluster and waits until all nodes have their parts in it.
 func form(t *testing.T) *cluster {
 	t.Helper()
-	return formWith(t, roletest.Plan().Sites[0].Patroni)
+	return formOf(t, roletest.Plan())
 }
 
-// formWith makes a cluster with other times than the tests'.
-func formWith(t *testing.T, times plan.Patroni) *cluster {
+// formOf makes a cluster of the first site's databases, and has a balancer look at them.
+func formOf(t *testing.T, p *plan.Plan) *cluster {
 	t.Helper()
-	p := roletest.Plan()
-	p.Sites[0].Patroni = times
 	p.Sites, p.Nodes = p.Sites[:1], p.Nodes[:3]
 	p.Clients = []netip.Prefix{netip.MustParsePrefix("10.77.0.0/16")}
-	c := &cluster{t: t, plan: p, nodes: map[string]*roletest.Node{}}
+	c := &cluster{t: t, plan: p, nodes: map[string]*roletest.Node{}, leads: map[string]*atomic.Bool{}}
 	members := roletest.Members(t, p)
 	// Whose health it is matters, not who says so.
 	c.client = &http.Client{Timeout: 3 * time.Second, Transport: &http.Transport{DisableKeepAlives: true, TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}}
@@ -87,7 +87,32 @@ func formWith(t *testing.T, times plan.Patroni) *cluster {
 	if t.Failed() {
 		t.FailNow()
 	}
+	c.balance()
 	return c
+}
+
+// balance asks every node whether it is the primary, as a balancer does: again and again,
+// each at a moment of its own.
+func (c *cluster) balance() {
+	every := time.Duration(balancer.Interval(c.plan.Sites[0].Patroni)) * time.Second
+	for _, n := range c.plan.Nodes {
+		leads := &atomic.Bool{}
+		c.leads[n.Name] = leads
+		go func() {
+			for pause := rand.N(every); ; pause = every {
+				select {
+				case <-time.After(pause):
+				case <-c.t.Context().Done():
+					return
+				}
+				answer, err := c.client.Get(fmt.Sprintf("https://%s:%d/primary", n.Address, plan.PatroniPort))
+				if err == nil {
+					answer.Body.Close()
+				}
+				leads.Store(err == nil && answer.StatusCode == http.StatusOK)
+			}
+		}()
+	}
 }
 
 func boot(t *testing.T, m *member.Member) *roletest.Node {
@@ -166,34 +191,26 @@ func (c *cluster) Look(ctx context.Context) checker.Sample {
 	return s
 }
 
-// dial connects to a database, or to that which calls itself the primary.
+// dial connects to a database, or as a balancer does: to the one node that calls itself
+// the primary, and to nobody while more than one do.
 func (c *cluster) dial(ctx context.Context, node, to string) (net.Conn, error) {
 	if node == "" {
-		to = ""
+		var primaries []netip.Addr
 		for _, n := range c.plan.Nodes {
-			request, err := http.NewRequestWithContext(ctx, http.MethodGet, fmt.Sprintf("https://%s:%d/primary", n.Address, plan.PatroniPort), nil)
-			if err != nil {
-				return nil, err
-			}
-			if answer, err := c.client.Do(request); err == nil {
-				if answer.Body.Close(); answer.StatusCode == http.StatusOK {
-					to = netip.AddrPortFrom(n.Address, 5432).String()
-					break
-				}
+			if c.leads[n.Name].Load() {
+				primaries = append(primaries, n.Address)
 			}
 		}
-		if to == "" {
-			return nil, syscall.ECONNREFUSED // as a balancer without a server
+		if len(primaries) != 1 {
+			return nil, syscall.ECONNREFUSED
 		}
+		to = netip.AddrPortFrom(primaries[0], 5432).String()
 	}
 	return (&net.Dialer{}).DialContext(ctx, "tcp", to)
 }
 
 func (c *cluster) load() load.Config {
 	cfg := load.Config{Dial: c.dial, TLS: c.tls, Database: "app", User: "app", Password: "secret-of-app", Address: address, Direct: map[string]string{}, Every: 100 * time.Millisecond, DirectEvery: time.Second}
-	if c.route != nil {
-		cfg.Dial = c.route
-	}
 	for _, n := range c.plan.Nodes {
 		cfg.Direct[n.Name] = netip.AddrPortFrom(n.Address, 5432).String()
 	}
@@ -245,4 +262,13 @@ func (c *cluster) processes(name, word string) (pids []int) {
 		}
 	}
 	return pids
+}
+
+// killAll kills a node's processes whose command line has the word, until there are none.
+func (c *cluster) killAll(name, word string) {
+	for left := c.processes(name, word); len(left) > 0; left = c.processes(name, word) {
+		for _, pid := range left {
+			end(pid)
+		}
+	}
 }
