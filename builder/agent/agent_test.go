@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/fstest"
 
 	"github.com/slipwayhq/slipway/builder/cache"
 	"github.com/slipwayhq/slipway/internal/fault"
@@ -14,20 +15,14 @@ import (
 func project(t *testing.T, imported string) string {
 	t.Helper()
 	dir := t.TempDir()
-	for name, text := range map[string]string{
-		"go.mod":                  "module example.org/project\n\ngo 1.24\n",
-		"elsewhere/words.go":      "package words\n\nvar Word = 1\n",
-		"service/words/words.go":  "package words\n\nvar Word = 2\n",
-		"service/main.go":         "package main\n\nimport \"" + imported + "\"\n\nfunc main() { println(words.Word) }\n",
-		"vendor/acme/agent_1.deb": "what a vendor brings is no matter of Go's\n",
-	} {
-		path := filepath.Join(dir, name)
-		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
-			t.Fatal(err)
-		}
+	if err := os.CopyFS(dir, fstest.MapFS{
+		"go.mod":                  {Data: []byte("module example.org/project\n\ngo 1.24\n")},
+		"elsewhere/words.go":      {Data: []byte("package words\n\nvar Word = 1\n")},
+		"service/words/words.go":  {Data: []byte("package words\n\nvar Word = 2\n")},
+		"service/main.go":         {Data: []byte("package main\n\nimport \"" + imported + "\"\n\nfunc main() { println(words.Word) }\n")},
+		"vendor/acme/agent_1.deb": {Data: []byte("what a vendor brings is no matter of Go's\n")},
+	}); err != nil {
+		t.Fatal(err)
 	}
 	return dir
 }
