@@ -27,9 +27,9 @@ import (
 	"github.com/slipwayhq/slipway/firstboot/plan"
 )
 
-// packages are what a database node's image has; all role packages ask for the
-// same, so that they share one tree.
-const packages = "etcd-client,etcd-server,patroni,pgbackrest,postgresql-17,python3-etcd"
+// packages are what the images of a database node and a balancer have; all role packages
+// ask for the same, so that they share one tree.
+const packages = "etcd-client,etcd-server,haproxy,patroni,pgbackrest,postgresql-17,python3-etcd"
 
 // Main is the TestMain of a package that uses Start.
 func Main(m *testing.M) { nodetest.Main(m, packages) }
@@ -115,6 +115,10 @@ func Renewed(t testing.TB, m *member.Member) map[string]member.Pair {
 func issue(t testing.TB, by authorities, m *member.Member) map[string]member.Pair {
 	t.Helper()
 	out, n := map[string]member.Pair{}, m.Self
+	addresses := []netip.Addr{n.Address, netip.MustParseAddr("127.0.0.1"), netip.MustParseAddr("::1")}
+	for _, v := range m.Plan.VIPs {
+		addresses = append(addresses, v.Address.Addr())
+	}
 	for _, purpose := range []string{member.ServiceCert, member.EtcdCert, member.EtcdClient} {
 		issuer := by.etcd
 		if purpose == member.ServiceCert {
@@ -122,7 +126,7 @@ func issue(t testing.TB, by authorities, m *member.Member) map[string]member.Pai
 		}
 		pair, err := issuer.Issue(pki.Request{
 			Purpose: purpose, Node: n.Name, Names: []string{n.Name, n.Name + "." + m.Plan.Domain, "localhost"},
-			Addresses: []netip.Addr{n.Address, netip.MustParseAddr("127.0.0.1"), netip.MustParseAddr("::1")},
+			Addresses: addresses,
 		}, time.Now())
 		must(t, err)
 		out[purpose] = pair
@@ -310,6 +314,7 @@ var commands = map[string]struct {
 	argv      []string
 }{
 	"etcd.service":    {"etcd", "/etc/default/etcd", []string{"/usr/bin/etcd"}},
+	"haproxy.service": {"root", "", []string{"/usr/sbin/haproxy", "-W", "-db", "-f", "/etc/haproxy/haproxy.cfg"}},
 	"patroni.service": {"postgres", "/var/lib/slipway/database.env", []string{"/usr/lib/slipway/patroni"}},
 	// A unit may have no environment file; there is none of this name.
 	"pgbackrest.service": {"postgres", "/etc/default/pgbackrest", []string{"/usr/bin/pgbackrest", "server"}},

@@ -4,16 +4,19 @@ package native
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"math/rand/v2"
 	"slices"
 	"testing"
 	"time"
 
+	"github.com/slipwayhq/slipway/firstboot/actions"
 	"github.com/slipwayhq/slipway/firstboot/role/consensus"
 	"github.com/slipwayhq/slipway/firstboot/role/database"
 	"github.com/slipwayhq/slipway/firstboot/role/roletest"
 	"github.com/slipwayhq/slipway/firstboot/status"
+	"github.com/slipwayhq/slipway/qemu-tests/drill"
 	"github.com/slipwayhq/slipway/qemu-tests/drill/schedule"
 )
 
@@ -44,6 +47,33 @@ func (f powerCut) Heal(_ context.Context, nodes []string) error {
 	return nil
 }
 
+// handover has another node lead, as slipway switchover has the leader's agent do it.
+type handover struct{ *cluster }
+
+func (handover) Plan() schedule.Fault {
+	return schedule.Fault{Name: "switchover", Targets: []schedule.Target{schedule.Primary}}
+}
+
+func (f handover) Inject(ctx context.Context, nodes []string, _ uint64) error {
+	leader, err := f.nodes[nodes[0]], error(nil)
+	for _, candidate := range f.Nodes() {
+		if candidate == nodes[0] {
+			continue
+		}
+		var args []byte
+		if args, err = json.Marshal(database.SwitchoverArgs{Leader: nodes[0], Candidate: candidate}); err != nil {
+			return err
+		}
+		e := actions.NewEnv(*leader.Node.Node, actions.Caller{Name: "test"}, nil, func(string) {})
+		if _, err = database.Switchover.Run(ctx, e, args); err == nil {
+			return nil
+		}
+	}
+	return err // no replica is fit to
+}
+
+func (handover) Heal(context.Context, []string) error { return nil }
+
 // observe looks after every node as its agent does, who above all keeps whoever leads
 // PostgreSQL from leading etcd too.
 func (c *cluster) observe(ctx context.Context) {
@@ -66,8 +96,8 @@ func (c *cluster) observe(ctx context.Context) {
 	}
 }
 
-// What a power cut of the primary costs with Patroni's times, where nothing is
-// emulated; docs/database.md has the figures.
+// What a power cut of the primary costs with Patroni's times, and the rest with the
+// default ones, where nothing is emulated; docs/database.md has the figures.
 func TestFailover(t *testing.T) {
 	for _, times := range []struct{ ttl, loop, retry int }{{20, 5, 5}, {15, 3, 5}, {8, 2, 3}} {
 		t.Run(fmt.Sprintf("%d-%d-%d", times.ttl, times.loop, times.retry), func(t *testing.T) {
@@ -76,17 +106,29 @@ func TestFailover(t *testing.T) {
 			patroni.TTL, patroni.LoopWait, patroni.RetryTimeout = times.ttl, times.loop, times.retry
 			c := formOf(t, p)
 			c.observe(t.Context())
-			r := c.drill(rounds(t, c, 10, powerCut{c}))
-			tell(t, r)
-			if !r.Held() || r.Skipped != 0 {
-				t.Errorf("held %t, %d skipped, %s", r.Held(), r.Skipped, r.Problem)
+			faults := []drill.Fault{powerCut{c}}
+			if times.loop == 5 {
+				faults = append(faults, handover{c}, crash{c})
 			}
-			var gaps []time.Duration
-			for _, round := range r.Rounds {
-				gaps = append(gaps, round.Gap.Length())
-			}
-			slices.Sort(gaps)
-			t.Logf("gap min %.1f s, median %.1f s, max %.1f s", gaps[0].Seconds(), gaps[len(gaps)/2].Seconds(), gaps[len(gaps)-1].Seconds())
+			c.measure(t, faults...)
 		})
+	}
+}
+
+// measure drills ten rounds of each fault, and tells what gaps clients saw.
+func (c *cluster) measure(t *testing.T, faults ...drill.Fault) {
+	t.Helper()
+	r := c.drill(rounds(t, c, 10, faults...))
+	tell(t, r)
+	if !r.Held() || r.Skipped != 0 {
+		t.Errorf("held %t, %d skipped, %s", r.Held(), r.Skipped, r.Problem)
+	}
+	gaps := map[string][]float64{}
+	for _, round := range r.Rounds {
+		gaps[round.Fault] = append(gaps[round.Fault], round.Gap.Length().Seconds())
+	}
+	for fault, list := range gaps {
+		slices.Sort(list)
+		t.Logf("%s: gap min %.1f s, median %.1f s, max %.1f s", fault, list[0], list[len(list)/2], list[len(list)-1])
 	}
 }

@@ -5,7 +5,6 @@ import (
 	"crypto/tls"
 	"encoding/json"
 	"fmt"
-	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/netip"
@@ -14,8 +13,6 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
@@ -35,16 +32,11 @@ import (
 
 func TestMain(m *testing.M) { roletest.Main(m) }
 
-// address stands for the virtual one: connections to it go to the primary, as a
-// balancer has them go. The databases' certificates are good for it.
-const address = "127.0.0.1:5432"
-
-// cluster is three databases, and a drill's ground.
+// cluster is three databases behind a balancer, and a drill's ground.
 type cluster struct {
 	t      *testing.T
 	plan   *plan.Plan
-	nodes  map[string]*roletest.Node
-	leads  map[string]*atomic.Bool // who says that it is the primary
+	nodes  map[string]*roletest.Node // the databases
 	client *http.Client
 	tls    *tls.Config
 }
@@ -55,19 +47,21 @@ func form(t *testing.T) *cluster {
 	return formOf(t, roletest.Plan())
 }
 
-// formOf makes a cluster of the first site's databases, and has a balancer look at them.
+// formOf makes a cluster of the first site's databases, with a balancer before them.
 func formOf(t *testing.T, p *plan.Plan) *cluster {
 	t.Helper()
-	p.Sites, p.Nodes = p.Sites[:1], p.Nodes[:3]
+	front := netip.MustParseAddr("10.77.1.21")
+	p.Sites = p.Sites[:1]
+	p.Nodes = append(p.Nodes[:3], plan.Node{Name: "a-lb1", Role: "balancer", Site: "a", Address: front, Addresses: []netip.Prefix{netip.PrefixFrom(front, 24)}})
+	p.VIPs = []plan.VIP{{Name: "database", Site: "a", Address: netip.MustParsePrefix("10.77.1.10/24"), On: plan.OnBalancers, RouterID: 51, ReadWrite: 5432, ReadOnly: 5433}}
 	p.Clients = []netip.Prefix{netip.MustParsePrefix("10.77.0.0/16")}
-	c := &cluster{t: t, plan: p, nodes: map[string]*roletest.Node{}, leads: map[string]*atomic.Bool{}}
+	c := &cluster{t: t, plan: p, nodes: map[string]*roletest.Node{}}
 	members := roletest.Members(t, p)
 	// Whose health it is matters, not who says so.
 	c.client = &http.Client{Timeout: 3 * time.Second, Transport: &http.Transport{DisableKeepAlives: true, TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}}
-	for _, n := range p.Nodes {
-		m := members[n.Name]
-		c.tls = &tls.Config{RootCAs: pki.Pool(m.CA), MinVersion: tls.VersionTLS12}
-		c.nodes[n.Name] = boot(t, m)
+	c.tls = &tls.Config{RootCAs: pki.Pool(members["a-lb1"].CA), MinVersion: tls.VersionTLS12}
+	for _, n := range p.DatabaseNodes("a") {
+		c.nodes[n.Name] = boot(t, members[n.Name])
 	}
 	ctx, stop := context.WithTimeout(t.Context(), 3*time.Minute)
 	defer stop()
@@ -87,32 +81,23 @@ func formOf(t *testing.T, p *plan.Plan) *cluster {
 	if t.Failed() {
 		t.FailNow()
 	}
-	c.balance()
+	c.balance(members["a-lb1"])
 	return c
 }
 
-// balance asks every node whether it is the primary, as a balancer does: again and again,
-// each at a moment of its own.
-func (c *cluster) balance() {
-	every := time.Duration(balancer.Interval(c.plan.Sites[0].Patroni)) * time.Second
-	for _, n := range c.plan.Nodes {
-		leads := &atomic.Bool{}
-		c.leads[n.Name] = leads
-		go func() {
-			for pause := rand.N(every); ; pause = every {
-				select {
-				case <-time.After(pause):
-				case <-c.t.Context().Done():
-					return
-				}
-				answer, err := c.client.Get(fmt.Sprintf("https://%s:%d/primary", n.Address, plan.PatroniPort))
-				if err == nil {
-					answer.Body.Close()
-				}
-				leads.Store(err == nil && answer.StatusCode == http.StatusOK)
-			}
-		}()
+// balance starts the balancer. The virtual address is there for good: keepalived has no
+// other node to give it to.
+func (c *cluster) balance(m *member.Member) {
+	c.t.Helper()
+	n := roletest.Start(c.t, m)
+	n.Output(c.t, "install", "-d", "-o", "haproxy", "-g", "haproxy", "/run/haproxy")
+	if out, err := n.On("ip", "address", "add", m.Plan.VIPs[0].Address.Addr().String()+"/16", "dev", "eth0"); err != nil {
+		c.t.Fatalf("%v: %s", err, out)
 	}
+	if err := (balancer.Configure{}).Apply(c.t.Context(), n.Node.Node); err != nil {
+		c.t.Fatal(err)
+	}
+	n.StartUnit("haproxy.service")
 }
 
 func boot(t *testing.T, m *member.Member) *roletest.Node {
@@ -144,7 +129,7 @@ func (c *cluster) set(words ...string) {
 
 // Nodes implements drill.Ground.
 func (c *cluster) Nodes() (names []string) {
-	for _, n := range c.plan.Nodes {
+	for _, n := range c.plan.DatabaseNodes("a") {
 		names = append(names, n.Name)
 	}
 	return names
@@ -160,7 +145,7 @@ func (c *cluster) Watch(func(vip, node string)) (stop func()) { return func() {}
 func (c *cluster) Look(ctx context.Context) checker.Sample {
 	s := checker.Sample{}
 	streaming := 0
-	for _, n := range c.plan.Nodes {
+	for _, n := range c.plan.DatabaseNodes("a") {
 		var said struct {
 			State       string `json:"state"`
 			Role        string `json:"role"`
@@ -187,34 +172,21 @@ func (c *cluster) Look(ctx context.Context) checker.Sample {
 			s.Problems = append(s.Problems, fmt.Sprintf("%s is %s, %s, %s", n.Name, said.Role, said.State, said.Replication))
 		}
 	}
-	s.Whole = len(s.Primaries) == 1 && streaming == len(c.plan.Nodes)-1
+	s.Whole = len(s.Primaries) == 1 && streaming == len(c.nodes)-1
 	return s
 }
 
-// dial connects to a database, or as a balancer does: to the one node that calls itself
-// the primary, and to nobody while more than one do.
-func (c *cluster) dial(ctx context.Context, node, to string) (net.Conn, error) {
-	if node == "" {
-		var primaries []netip.Addr
-		for _, n := range c.plan.Nodes {
-			if c.leads[n.Name].Load() {
-				primaries = append(primaries, n.Address)
-			}
-		}
-		if len(primaries) != 1 {
-			return nil, syscall.ECONNREFUSED
-		}
-		to = netip.AddrPortFrom(primaries[0], 5432).String()
-	}
-	return (&net.Dialer{}).DialContext(ctx, "tcp", to)
-}
-
 func (c *cluster) load() load.Config {
-	cfg := load.Config{Dial: c.dial, TLS: c.tls, Database: "app", User: "app", Password: "secret-of-app", Address: address, Direct: map[string]string{}, Every: 100 * time.Millisecond, DirectEvery: time.Second}
-	for _, n := range c.plan.Nodes {
-		cfg.Direct[n.Name] = netip.AddrPortFrom(n.Address, 5432).String()
+	virtual := netip.AddrPortFrom(c.plan.VIPs[0].Address.Addr(), 5432).String()
+	cfg := load.Config{Dial: dial, TLS: c.tls, Database: "app", User: "app", Password: "secret-of-app", Address: virtual, Direct: map[string]string{}, Every: 100 * time.Millisecond, DirectEvery: time.Second}
+	for name, n := range c.nodes {
+		cfg.Direct[name] = netip.AddrPortFrom(n.Member.Self.Address, 5432).String()
 	}
 	return cfg
+}
+
+func dial(ctx context.Context, _, to string) (net.Conn, error) {
+	return (&net.Dialer{}).DialContext(ctx, "tcp", to)
 }
 
 // drill runs rounds, and leaves its history where the test's output is.
