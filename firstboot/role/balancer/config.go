@@ -23,7 +23,8 @@ type settings struct {
 	ReadWrite, ReadOnly []netip.AddrPort
 	Servers             []server
 	PatroniPort         int // where their health is asked for
-	Interval            int // of the checks, seconds
+	Interval            int // of the checks that find the primary, seconds
+	Calm                int // of all other checks, seconds
 	// Standby is a site whose leader is no primary before it is promoted; StandbyOf
 	// names the site that has the primary.
 	Standby   bool
@@ -57,7 +58,6 @@ func render(m *member.Member) (string, error) {
 		return "", err
 	}
 	t, err := template.New("haproxy.cfg").Funcs(template.FuncMap{
-		"add":    func(a, b int) int { return a + b },
 		"tunnel": func(a netip.AddrPort) netip.AddrPort { return netip.AddrPortFrom(a.Addr(), tunnelPort) },
 	}).Parse(configTemplate)
 	if err == nil {
@@ -74,7 +74,7 @@ func render(m *member.Member) (string, error) {
 // settle reads the settings out of the plan.
 func settle(m *member.Member) (*settings, error) {
 	s := &settings{
-		Cluster: m.Plan.Cluster, Site: m.Site.Name, PatroniPort: plan.PatroniPort, Interval: Interval(m.Site.Patroni),
+		Cluster: m.Plan.Cluster, Site: m.Site.Name, PatroniPort: plan.PatroniPort, Interval: interval(m.Site.Patroni), Calm: max(calm, interval(m.Site.Patroni)),
 		Standby: m.Site.StandbyOf != "", StandbyOf: m.Site.StandbyOf, Lag: m.Site.Patroni.MaximumLag, Front: settleFront(m),
 	}
 	port, connections := m.Site.Postgres.Port, m.Site.Postgres.MaxConnections
@@ -127,10 +127,14 @@ func settle(m *member.Member) (*settings, error) {
 	return s, nil
 }
 
-// Interval is how often a node is asked for its health, in seconds. Patroni decides
-// once a loop_wait; whoever has given it more time, for nodes that are slow, wants
-// them asked less often.
-func Interval(p plan.Patroni) int { return max(1, p.LoopWait*3/5) }
+// calm is how often a node is asked that is not waited for, in seconds.
+const calm = 3
+
+// interval is how often a node is asked whether it is the primary, in seconds: what a
+// failover costs beside Patroni's own part in it. A question is a TLS handshake. Whoever
+// has given Patroni a longer loop_wait than its default of 5 has nodes that are slow, and
+// wants them asked less often: once in 6 s with 10 or more.
+func interval(p plan.Patroni) int { return min(max(1, p.LoopWait-4), 6) }
 
 // listen adds a port on the virtual address, and on the node's own, to a list.
 func listen(list []netip.AddrPort, port int, addresses ...netip.Addr) []netip.AddrPort {
