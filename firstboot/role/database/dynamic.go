@@ -25,6 +25,10 @@ func settings(m *member.Member) tree {
 	parameters := tree{
 		"max_connections":        p.MaxConnections,
 		"max_slot_wal_keep_size": fmt.Sprintf("%dMB", p.MaxSlotWALKeep),
+		// A replica that is promoted just after it has lost the primary first sits out
+		// this pause (PostgreSQL 17, xlogrecovery.c, WaitForWALToBecomeAvailable), which
+		// is 5 s otherwise: seconds in which nobody can write.
+		"wal_retrieve_retry_interval": "1s",
 	}
 	if b := m.Plan.Backup; b != nil {
 		parameters["archive_mode"] = "on"

@@ -2,11 +2,13 @@ package database
 
 import (
 	"context"
+	"fmt"
 	"net/http"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/slipwayhq/slipway/firstboot/plan"
 	"github.com/slipwayhq/slipway/firstboot/role/consensus"
 )
 
@@ -81,5 +83,31 @@ func TestAReplicaIsAskedOftenAndLooksSeldomForItsTimeline(t *testing.T) {
 	made := looks() - before
 	if most := int(time.Since(begun).Seconds())/2 + 2; made == 0 || made > most {
 		t.Errorf("%d questions, %d connections; want 1 to %d of them", questions, made, most)
+	}
+}
+
+// A candidate that does not answer for a moment is asked again, each time for a third of
+// retry_timeout, which is 3 in the tests' plan.
+func TestACandidateThatIsSlowToAnswerIsAskedAgain(t *testing.T) {
+	first, second := two(t)
+	all(t, first, second)
+	second.role(t, "quorum_standby")
+	nft := func(words ...string) {
+		t.Helper()
+		if out, err := second.On(append([]string{"nft"}, words...)...); err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+	}
+	nft(fmt.Sprintf("table inet slow { chain in { type filter hook input priority 0; tcp dport %d drop; }; }", plan.PatroniPort))
+	got, err := first.switchover(t, first, second, func(said string) {
+		if strings.Contains(said, "asking again") {
+			nft("flush", "ruleset")
+		}
+	})
+	if err != nil || !got.Changed {
+		t.Fatalf("%+v, %v", got, err)
+	}
+	if log := first.File(t, "/"+Unit+".log"); !strings.Contains(log, "(connect timeout=1.0)") {
+		t.Errorf("for how long it was asked:\n%s", log)
 	}
 }

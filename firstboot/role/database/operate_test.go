@@ -15,14 +15,19 @@ import (
 	"github.com/slipwayhq/slipway/internal/fault"
 )
 
-// switchover has a node's agent do a switchover.
-func (n *running) switchover(t *testing.T, from, to *running) (*SwitchoverResult, error) {
+// switchover has a node's agent do a switchover, and others hear what it says.
+func (n *running) switchover(t *testing.T, from, to *running, others ...func(said string)) (*SwitchoverResult, error) {
 	t.Helper()
 	args, err := json.Marshal(SwitchoverArgs{Leader: from.Member.Self.Name, Candidate: to.Member.Self.Name})
 	if err != nil {
 		t.Fatal(err)
 	}
-	e := actions.NewEnv(*n.Node.Node.Node, actions.Caller{Name: "ann@desk"}, nil, func(text string) { t.Log(text) })
+	e := actions.NewEnv(*n.Node.Node.Node, actions.Caller{Name: "ann@desk"}, nil, func(text string) {
+		t.Log(text)
+		for _, hear := range others {
+			hear(text)
+		}
+	})
 	result, err := Switchover.Run(t.Context(), e, args)
 	got, _ := result.(*SwitchoverResult)
 	return got, err
@@ -81,6 +86,9 @@ func switchedOver(t *testing.T, first, second, elsewhere *running) {
 		t.Fatalf("switched over to %+v, %v", got, err)
 	}
 	t.Logf("switched over in %.1f s", time.Since(begun).Seconds())
+	if log := first.File(t, "/"+Unit+".log"); !strings.Contains(log, second.Member.Self.Name+" leads: going on") {
+		t.Errorf("the former primary slept for as long as Patroni does:\n%s", first.Log(Unit))
+	}
 	if n := second.sql(t, "SELECT count(*), pg_is_in_recovery() FROM handed"); n != "1000|f" {
 		t.Errorf("the new leader has %s", n)
 	}
@@ -92,8 +100,8 @@ func switchedOver(t *testing.T, first, second, elsewhere *running) {
 	}
 }
 
-// readable asks what balancers ask.
-func (n *running) readable(t *testing.T) int {
+// answers asks what balancers ask.
+func (n *running) answers(t *testing.T, path string) int {
 	t.Helper()
 	at := rest(n.Member.Self)
 	rest, err := dial(n.Member)
@@ -101,7 +109,7 @@ func (n *running) readable(t *testing.T) int {
 		t.Fatal(err)
 	}
 	defer rest.mtls.Close()
-	err = rest.mtls.JSON(t.Context(), http.MethodGet, at+"/replica", nil, nil)
+	err = rest.mtls.JSON(t.Context(), http.MethodGet, at+path, nil, nil)
 	var refused *mtls.Refused
 	switch {
 	case err == nil:
@@ -118,7 +126,7 @@ func (n *running) readable(t *testing.T) int {
 func inMaintenance(t *testing.T, leader, replica *running) {
 	own := replica.Node.Node.Node
 	replica.role(t, "quorum_standby")
-	if got := replica.readable(t); got != http.StatusOK {
+	if got := replica.answers(t, "/replica"); got != http.StatusOK {
 		t.Errorf("before, /replica answers %d", got)
 	}
 	if err := own.BeginMaintenance(node.Maintenance{Since: time.Now(), By: "ann@desk"}); err != nil {
@@ -132,7 +140,7 @@ func inMaintenance(t *testing.T, leader, replica *running) {
 		m, _ := d.Member(replica.Member.Self.Name)
 		return m.NoFailover
 	})
-	if got := replica.readable(t); got != http.StatusServiceUnavailable {
+	if got := replica.answers(t, "/replica"); got != http.StatusServiceUnavailable {
 		t.Errorf("in maintenance, /replica answers %d", got)
 	}
 	if _, err := leader.switchover(t, leader, replica); err == nil || !strings.Contains(err.Error(), "it is in maintenance") {
@@ -159,7 +167,7 @@ func inMaintenance(t *testing.T, leader, replica *running) {
 		t.Fatal(err)
 	}
 	replica.role(t, "quorum_standby")
-	if got := replica.readable(t); got != http.StatusOK {
+	if got := replica.answers(t, "/replica"); got != http.StatusOK {
 		t.Errorf("afterwards, /replica answers %d", got)
 	}
 }

@@ -44,6 +44,8 @@ const (
 	// a slow machine goes on with it for longer than that.
 	switchoverLimit = time.Minute
 	promoteLimit    = 2 * time.Minute
+	candidateLimit  = 30 * time.Second
+	candidatePause  = 2 * time.Second
 	promotePause    = 250 * time.Millisecond
 )
 
@@ -77,19 +79,34 @@ func switchover(ctx context.Context, e *actions.Env, a SwitchoverArgs) (*Switcho
 		return nil, fault.New(fault.Failed, "%s %s", a.Candidate, why)
 	}
 	e.Say("%s hands over to %s", a.Leader, a.Candidate)
-	at, err := rest.changes("/switchover")
-	if err != nil {
+	if err := handOver(ctx, e, rest, a); err != nil {
 		return nil, err
 	}
-	err = rest.mtls.Patient(switchoverLimit).JSON(ctx, http.MethodPost, at, a, nil)
-	if refused := refusal(err); refused != nil {
-		return nil, fault.New(fault.Failed, "Patroni refuses the switchover: %s", refused.Said)
-	}
-	if err != nil {
-		// Whatever has become of it, the cluster knows.
-		e.Say("Patroni has not said how it ended: %s", mtls.Words(err))
-	}
 	return promoted(ctx, e, rest, a)
+}
+
+// handOver asks Patroni for it, and again while the candidate, which was well a moment ago, has
+// not told Patroni in time (in retry_timeout/3) how it is. Its error is a refusal: what has
+// become of an attempt whose answer is lost, the cluster knows.
+func handOver(ctx context.Context, e *actions.Env, rest *patroni, a SwitchoverArgs) error {
+	at, err := rest.changes("/switchover")
+	if err != nil {
+		return err
+	}
+	for deadline := time.Now().Add(candidateLimit); ; {
+		err := rest.mtls.Patient(switchoverLimit).JSON(ctx, http.MethodPost, at, a, nil)
+		refused := refusal(err)
+		switch {
+		case err == nil:
+			return nil
+		case refused == nil:
+			e.Say("Patroni has not said how it ended: %s", mtls.Words(err))
+			return nil
+		case !strings.Contains(refused.Said, "no good candidates"), time.Now().After(deadline), !node.Sleep(ctx, candidatePause):
+			return fault.New(fault.Failed, "Patroni refuses the switchover: %s", refused.Said)
+		}
+		e.Say("%s has not told Patroni in time that it is well: asking again", a.Candidate)
+	}
 }
 
 // refusal is Patroni's answer if it says no; nil for any other error. After a wait
