@@ -201,6 +201,9 @@ func (r *run) recover(ctx context.Context, round *Round) error {
 		}
 	}
 	round.Gap = checker.Longest(ops, round.Injected, r.history.Now())
+	if round.Problem != "" {
+		r.Log.Warnf("round %d: %s", round.Number, round.Problem)
+	}
 	if round.Whole > 0 {
 		r.Log.Infof("round %d: writes again after %.1f s, whole %.1f s after the fault was over", round.Number, round.Gap.Length().Seconds(), (round.Whole - round.Healed).Seconds())
 	}
