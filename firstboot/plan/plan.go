@@ -103,6 +103,12 @@ type Patroni struct {
 	MaximumLag int64 `json:"maximum_lag"`
 }
 
+// Interval is how often to ask a node whether it is the primary, in seconds: what a
+// failover costs beside Patroni's own part in it. A question is a TLS handshake. Whoever
+// gives Patroni a longer loop_wait than its default of 5 has nodes that are slow, and wants
+// them asked less often: once in 6 s with 10 or more.
+func (p Patroni) Interval() int { return min(max(1, p.LoopWait-4), 6) }
+
 // SafetyMargin is how many seconds before its leader key runs out a primary that no
 // longer renews it is reset by the watchdog. Patroni's own 5 are a quarter of the
 // usual key; a shorter one has a quarter too, or nothing would be left to be late in.

@@ -74,7 +74,7 @@ func render(m *member.Member) (string, error) {
 // settle reads the settings out of the plan.
 func settle(m *member.Member) (*settings, error) {
 	s := &settings{
-		Cluster: m.Plan.Cluster, Site: m.Site.Name, PatroniPort: plan.PatroniPort, Interval: interval(m.Site.Patroni), Calm: max(calm, interval(m.Site.Patroni)),
+		Cluster: m.Plan.Cluster, Site: m.Site.Name, PatroniPort: plan.PatroniPort, Interval: m.Site.Patroni.Interval(), Calm: max(calm, m.Site.Patroni.Interval()),
 		Standby: m.Site.StandbyOf != "", StandbyOf: m.Site.StandbyOf, Lag: m.Site.Patroni.MaximumLag, Front: settleFront(m),
 	}
 	port, connections := m.Site.Postgres.Port, m.Site.Postgres.MaxConnections
@@ -129,12 +129,6 @@ func settle(m *member.Member) (*settings, error) {
 
 // calm is how often a node is asked that is not waited for, in seconds.
 const calm = 3
-
-// interval is how often a node is asked whether it is the primary, in seconds: what a
-// failover costs beside Patroni's own part in it. A question is a TLS handshake. Whoever
-// has given Patroni a longer loop_wait than its default of 5 has nodes that are slow, and
-// wants them asked less often: once in 6 s with 10 or more.
-func interval(p plan.Patroni) int { return min(max(1, p.LoopWait-4), 6) }
 
 // listen adds a port on the virtual address, and on the node's own, to a list.
 func listen(list []netip.AddrPort, port int, addresses ...netip.Addr) []netip.AddrPort {

@@ -30,7 +30,12 @@ type check struct {
 	URL  string
 	CA   string // file; empty where the question stays on the node
 	Rise int
+	// Interval is the seconds between two questions. Each starts a shell and curl.
+	Interval int
 }
+
+// often is how often a check is made at most, in seconds.
+const often = 2
 
 // instance is a virtual address.
 type instance struct {
@@ -83,6 +88,7 @@ func settle(m *member.Member, find card) (*settings, error) {
 		}
 		s.Instances = append(s.Instances, i)
 		c := question(m, v)
+		c.Interval = max(often, m.Site.Patroni.Interval())
 		if !slices.Contains(s.Checks, c) {
 			s.Checks = append(s.Checks, c)
 		}
