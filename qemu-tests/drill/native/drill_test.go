@@ -10,6 +10,7 @@ import (
 
 	"github.com/slipwayhq/slipway/firstboot/role/database"
 	"github.com/slipwayhq/slipway/qemu-tests/drill"
+	"github.com/slipwayhq/slipway/qemu-tests/drill/report"
 	"github.com/slipwayhq/slipway/qemu-tests/drill/schedule"
 )
 
@@ -112,21 +113,10 @@ func rounds(t *testing.T, c *cluster, count int, faults ...drill.Fault) drill.Co
 	return drill.Config{Seed: 7, Schedule: all, Faults: faults}
 }
 
-func tell(t *testing.T, r *drill.Result) {
-	t.Helper()
-	for _, round := range r.Rounds {
-		t.Logf("round %d: %s of %v: gap %.1f s, whole after %.1f s %s", round.Number, round.Fault, round.Hit, round.Gap.Length().Seconds(), (round.Whole - round.Healed).Seconds(), round.Problem)
-	}
-	t.Logf("%+v", r.Verdict.Counts)
-	for _, c := range r.Verdict.Claims {
-		t.Logf("%s: %t %s", c.Name, c.Held, strings.Join(c.Evidence[:min(len(c.Evidence), 3)], "\n  "))
-	}
-}
-
 func TestAClusterAsSlipwayBuildsItLosesNothing(t *testing.T) {
 	c := form(t)
 	r := c.drill(rounds(t, c, 2, crash{c}, deafLoss{c, 4 * time.Second}))
-	tell(t, r)
+	t.Log("\n" + report.Text(r))
 	if !r.Held() || len(r.Rounds) != 4 || r.Skipped != 0 {
 		t.Errorf("held %t, %d rounds, %d skipped, %s", r.Held(), len(r.Rounds), r.Skipped, r.Problem)
 	}
@@ -158,7 +148,7 @@ func TestABrokenClusterIsSeenToLose(t *testing.T) {
 		}
 	}
 	r := c.drill(rounds(t, c, 1, deafLoss{c, 4 * time.Second}))
-	tell(t, r)
+	t.Log("\n" + report.Text(r))
 	if lost := r.Verdict.Claim("nothing-lost"); lost.Held || r.Verdict.Counts.Lost < 5 || r.Held() {
 		t.Errorf("a cluster that loses was not seen to: %+v", lost)
 	}

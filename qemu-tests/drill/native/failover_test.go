@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"math/rand/v2"
-	"slices"
 	"testing"
 	"time"
 
@@ -17,6 +16,7 @@ import (
 	"github.com/slipwayhq/slipway/firstboot/role/roletest"
 	"github.com/slipwayhq/slipway/firstboot/status"
 	"github.com/slipwayhq/slipway/qemu-tests/drill"
+	"github.com/slipwayhq/slipway/qemu-tests/drill/report"
 	"github.com/slipwayhq/slipway/qemu-tests/drill/schedule"
 )
 
@@ -110,25 +110,11 @@ func TestFailover(t *testing.T) {
 			if times.loop == 5 {
 				faults = append(faults, handover{c}, crash{c})
 			}
-			c.measure(t, faults...)
+			r := c.drill(rounds(t, c, 10, faults...))
+			t.Log("\n" + report.Text(r))
+			if !r.Held() || r.Skipped != 0 {
+				t.Errorf("held %t, %d skipped, %s", r.Held(), r.Skipped, r.Problem)
+			}
 		})
-	}
-}
-
-// measure drills ten rounds of each fault, and tells what gaps clients saw.
-func (c *cluster) measure(t *testing.T, faults ...drill.Fault) {
-	t.Helper()
-	r := c.drill(rounds(t, c, 10, faults...))
-	tell(t, r)
-	if !r.Held() || r.Skipped != 0 {
-		t.Errorf("held %t, %d skipped, %s", r.Held(), r.Skipped, r.Problem)
-	}
-	gaps := map[string][]float64{}
-	for _, round := range r.Rounds {
-		gaps[round.Fault] = append(gaps[round.Fault], round.Gap.Length().Seconds())
-	}
-	for fault, list := range gaps {
-		slices.Sort(list)
-		t.Logf("%s: gap min %.1f s, median %.1f s, max %.1f s", fault, list[0], list[len(list)/2], list[len(list)-1])
 	}
 }
