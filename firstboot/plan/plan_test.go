@@ -68,3 +68,11 @@ func TestAPlanThatNamesWhatItHasNotIsRefused(t *testing.T) {
 		}
 	}
 }
+
+func TestSlowNodesAreAskedLessOften(t *testing.T) {
+	for loopWait, want := range map[int]int{0: 1, 2: 1, 5: 1, 7: 3, 10: 6, 600: 6} {
+		if got := (plan.Patroni{LoopWait: loopWait}).Interval(); got != want {
+			t.Errorf("with a loop_wait of %d once in %d s, want %d", loopWait, got, want)
+		}
+	}
+}

@@ -75,6 +75,21 @@ func TestHAProxyAcceptsEveryConfiguration(t *testing.T) {
 	}
 }
 
+func TestThePrimaryIsLookedForMoreOftenThanTheRest(t *testing.T) {
+	for loopWait, want := range map[int][]string{5: {"inter 3s fastinter 500ms", "inter 1s"}, 10: {"inter 6s fastinter 500ms", "inter 6s"}} {
+		m, _ := site(t, func(p *plan.Plan) { p.Sites[0].Patroni.LoopWait = loopWait })
+		config, err := render(m)
+		if err != nil {
+			t.Fatal(err)
+		}
+		before, after, _ := strings.Cut(config, "backend read-write ")
+		own, _, _ := strings.Cut(after, "\nbackend ")
+		if !strings.Contains(before, want[0]) || !strings.Contains(own, "default-server "+want[1]+"\n") {
+			t.Errorf("with a loop_wait of %d, want %q:\n%s", loopWait, want, config)
+		}
+	}
+}
+
 func TestANodeThatIsNoBalancerOfAClusterKeepsTheImagesConfiguration(t *testing.T) {
 	n := nodetest.Start(t)
 	before := n.File(t, configPath)

@@ -56,6 +56,20 @@ func TestKeepalivedAcceptsEveryConfiguration(t *testing.T) {
 	}
 }
 
+func TestSlowNodesCheckLessOften(t *testing.T) {
+	for loopWait, want := range map[int]string{5: "\tinterval 2\n", 10: "\tinterval 6\n"} {
+		t.Run(want, func(t *testing.T) {
+			p, authority := cluster(t, func(p *plan.Plan) { p.Sites[0].Patroni.LoopWait = loopWait })
+			m := boot(t, p, authority, "a-lb1")
+			join(t, m)
+			m.configure()
+			if config := m.File(t, "/etc/keepalived/keepalived.conf"); !strings.Contains(config, want) {
+				t.Errorf("with a loop_wait of %d:\n%s", loopWait, config)
+			}
+		})
+	}
+}
+
 func TestNoTwoHoldersShareAPriorityAndNoneIsTheOwner(t *testing.T) {
 	for holders := 1; holders <= 100; holders++ {
 		before := 255
