@@ -29,7 +29,7 @@ import (
 
 // packages are what the images of a database node and a balancer have; all role packages
 // ask for the same, so that they share one tree.
-const packages = "etcd-client,etcd-server,haproxy,patroni,pgbackrest,postgresql-17,python3-etcd"
+const packages = "curl,etcd-client,etcd-server,haproxy,keepalived,patroni,pgbackrest,postgresql-17,python3-etcd"
 
 // Main is the TestMain of a package that uses Start.
 func Main(m *testing.M) { nodetest.Main(m, packages) }
@@ -147,11 +147,18 @@ type Node struct {
 	Extra []string
 }
 
-// Start makes a node that is a member.
+// Start makes a node that is a member, on the bridge that all such nodes of a test share.
 func Start(t testing.TB, m *member.Member) *Node {
 	t.Helper()
+	return StartOn(t, m, nil)
+}
+
+// StartOn is Start with a cable of the test's own, which makes the card eth0 in the
+// node's network namespace, given as the path of its file (namespaces(7)).
+func StartOn(t testing.TB, m *member.Member, cable func(namespace string) error) *Node {
+	t.Helper()
 	n := &Node{Node: nodetest.Start(t), t: t, units: map[string]*process{}}
-	n.network(m.Self)
+	n.network(m.Self, cable)
 	n.under, n.Run, n.Member = n.Run, systemd{n}, m
 	must(t, os.Mkdir(n.Path("/dev/shm"), 0o1777))
 	must(t, os.Chmod(n.Path("/dev/shm"), 0o1777))
@@ -166,16 +173,9 @@ func Start(t testing.TB, m *member.Member) *Node {
 
 const bridge = "nodes0"
 
-// network gives the node a network namespace with its address, joined to the
-// namespace of the test.
-func (n *Node) network(self plan.Node) {
+// network gives the node a network namespace with its address, and a cable.
+func (n *Node) network(self plan.Node, cable func(namespace string) error) {
 	n.t.Helper()
-	ip := func(words ...string) { n.command(append([]string{"ip"}, words...)...) }
-	if exec.Command("ip", "link", "show", bridge).Run() != nil {
-		ip("link", "add", bridge, "type", "bridge")
-		ip("address", "add", "10.77.0.1/16", "dev", bridge)
-		ip("link", "set", bridge, "up")
-	}
 	holder := exec.Command("unshare", "--net", "sleep", "infinity")
 	must(n.t, holder.Start())
 	n.net = holder.Process.Pid
@@ -183,17 +183,35 @@ func (n *Node) network(self plan.Node) {
 	own, err := os.Readlink("/proc/self/ns/net")
 	must(n.t, err)
 	for there := own; there == own; { // until unshare(1) has come that far
-		there, err = os.Readlink(fmt.Sprintf("/proc/%d/ns/net", n.net))
+		there, err = os.Readlink(n.Namespace())
 		must(n.t, err)
+	}
+	if cable == nil {
+		cable = n.bridged
+	}
+	must(n.t, cable(n.Namespace()))
+	for _, words := range [][]string{{"link", "set", "lo", "up"}, {"address", "add", self.Address.String() + "/16", "dev", "eth0"}, {"link", "set", "eth0", "up"}} {
+		n.command(append(n.inside("ip"), words...)...)
+	}
+}
+
+// bridged joins the node to the namespace of the test.
+func (n *Node) bridged(string) error {
+	ip := func(words ...string) { n.command(append([]string{"ip"}, words...)...) }
+	if exec.Command("ip", "link", "show", bridge).Run() != nil {
+		ip("link", "add", bridge, "type", "bridge")
+		ip("address", "add", "10.77.0.1/16", "dev", bridge)
+		ip("link", "set", bridge, "up")
 	}
 	port := fmt.Sprintf("port%d", n.net)
 	ip("link", "add", port, "type", "veth", "peer", "name", "eth0", "netns", strconv.Itoa(n.net))
 	ip("link", "set", port, "master", bridge, "up")
 	n.t.Cleanup(func() { exec.Command("ip", "link", "delete", port).Run() })
-	for _, words := range [][]string{{"link", "set", "lo", "up"}, {"address", "add", self.Address.String() + "/16", "dev", "eth0"}, {"link", "set", "eth0", "up"}} {
-		n.command(append(n.inside("ip"), words...)...)
-	}
+	return nil
 }
+
+// Namespace is the file of the node's network namespace.
+func (n *Node) Namespace() string { return fmt.Sprintf("/proc/%d/ns/net", n.net) }
 
 // Vanish takes a node off the network for good, so that another one may have its
 // address.
@@ -215,7 +233,7 @@ func (n *Node) Link(in bool) {
 
 // inside runs a command line in the node's network.
 func (n *Node) inside(argv ...string) []string {
-	return append([]string{"nsenter", "--net=/proc/" + strconv.Itoa(n.net) + "/ns/net"}, argv...)
+	return append([]string{"nsenter", "--net=" + n.Namespace()}, argv...)
 }
 
 func (n *Node) command(argv ...string) {
@@ -225,11 +243,11 @@ func (n *Node) command(argv ...string) {
 	}
 }
 
-// Overlay lays a directory of the project's overlays over the node.
+// Overlay lays directories of the project's overlays over the node.
 func (n *Node) Overlay(names ...string) {
 	n.t.Helper()
 	for _, name := range names {
-		must(n.t, os.CopyFS(n.Root, os.DirFS(filepath.Join("../../../overlays", name))))
+		n.command("cp", "--recursive", "--no-target-directory", filepath.Join("../../../overlays", name), n.Root)
 	}
 }
 
@@ -312,12 +330,14 @@ func (p *process) run(cmd *exec.Cmd) error {
 var commands = map[string]struct {
 	user, env string
 	argv      []string
+	after     []string // ExecStopPost=, however the process has ended
 }{
-	"etcd.service":    {"etcd", "/etc/default/etcd", []string{"/usr/bin/etcd"}},
-	"haproxy.service": {"root", "", []string{"/usr/sbin/haproxy", "-W", "-db", "-f", "/etc/haproxy/haproxy.cfg"}},
-	"patroni.service": {"postgres", "/var/lib/slipway/database.env", []string{"/usr/lib/slipway/patroni"}},
+	"etcd.service":       {user: "etcd", env: "/etc/default/etcd", argv: []string{"/usr/bin/etcd"}},
+	"haproxy.service":    {user: "root", argv: []string{"/usr/sbin/haproxy", "-W", "-db", "-f", "/etc/haproxy/haproxy.cfg"}},
+	"keepalived.service": {user: "root", argv: []string{"/usr/sbin/keepalived", "--dont-fork", "--vrrp", "--log-console"}, after: []string{"/usr/lib/slipway/vip-drop"}},
+	"patroni.service":    {user: "postgres", env: "/var/lib/slipway/database.env", argv: []string{"/usr/lib/slipway/patroni"}},
 	// A unit may have no environment file; there is none of this name.
-	"pgbackrest.service": {"postgres", "/etc/default/pgbackrest", []string{"/usr/bin/pgbackrest", "server"}},
+	"pgbackrest.service": {user: "postgres", env: "/etc/default/pgbackrest", argv: []string{"/usr/bin/pgbackrest", "server"}},
 }
 
 // StartUnit starts a unit unless it runs or is held.
@@ -351,6 +371,11 @@ func (n *Node) StartUnit(unit string) {
 			cmd.WaitDelay = 20 * time.Second
 			if err := p.run(cmd); err != nil && ctx.Err() == nil {
 				fmt.Fprintf(log, "-- %s ended: %v\n", unit, err)
+			}
+			if c.after != nil {
+				if out, err := n.On(c.after...); err != nil {
+					fmt.Fprintf(log, "-- after %s: %v: %s\n", unit, err, out)
+				}
 			}
 			select {
 			case <-ctx.Done():

@@ -3,6 +3,7 @@ package native
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -13,39 +14,6 @@ import (
 	"github.com/slipwayhq/slipway/qemu-tests/drill/report"
 	"github.com/slipwayhq/slipway/qemu-tests/drill/schedule"
 )
-
-// crash kills PostgreSQL's first process on the primary, as a defect in it or the
-// kernel short of memory would. Patroni, which is left, starts it again.
-type crash struct{ *cluster }
-
-func (crash) Plan() schedule.Fault {
-	return schedule.Fault{Name: "crash", Targets: []schedule.Target{schedule.Primary}}
-}
-
-func (f crash) Inject(_ context.Context, nodes []string, _ uint64) error {
-	for _, name := range nodes {
-		var pid int
-		if _, err := fmt.Sscan(f.nodes[name].File(f.t, "/var/lib/postgresql/17/main/postmaster.pid"), &pid); err != nil {
-			return err
-		}
-		end(pid)
-	}
-	return nil
-}
-
-// end kills a process and takes what is left of it: the test is process 1 of its
-// namespace, and Patroni takes a dead process that nobody has waited for (a zombie)
-// for one that runs.
-func end(pid int) {
-	syscall.Kill(pid, syscall.SIGKILL)
-	for {
-		if _, err := syscall.Wait4(pid, nil, 0, nil); err != syscall.EINTR {
-			return // it was another's child, who has waited for it
-		}
-	}
-}
-
-func (crash) Heal(context.Context, []string) error { return nil }
 
 // deafLoss has the replicas fall behind without a word, and then takes the primary
 // away for good: PostgreSQL and Patroni are killed and do not come back until the
@@ -62,13 +30,13 @@ func (deafLoss) Plan() schedule.Fault {
 func (f deafLoss) Inject(ctx context.Context, nodes []string, _ uint64) error {
 	gone := nodes[0]
 	var deaf []int
-	for name := range f.nodes {
+	for _, name := range f.databases() {
 		if name != gone {
 			deaf = append(deaf, f.processes(name, "walreceiver")...)
 		}
 	}
-	if len(deaf) != len(f.nodes)-1 {
-		return fmt.Errorf("%d replicas receive, not %d", len(deaf), len(f.nodes)-1)
+	if len(deaf) != len(f.databases())-1 {
+		return fmt.Errorf("%d replicas receive, not %d", len(deaf), len(f.databases())-1)
 	}
 	for _, pid := range deaf {
 		if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
@@ -115,7 +83,7 @@ func rounds(t *testing.T, c *cluster, count int, faults ...drill.Fault) drill.Co
 
 func TestAClusterAsSlipwayBuildsItLosesNothing(t *testing.T) {
 	c := form(t)
-	r := c.drill(rounds(t, c, 2, crash{c}, deafLoss{c, 4 * time.Second}))
+	r := c.drill(rounds(t, c, 2, c.fault("kill-postgres", schedule.Primary), deafLoss{c, 4 * time.Second}))
 	t.Log("\n" + report.Text(r))
 	if !r.Held() || len(r.Rounds) != 4 || r.Skipped != 0 {
 		t.Errorf("held %t, %d rounds, %d skipped, %s", r.Held(), len(r.Rounds), r.Skipped, r.Problem)
@@ -130,6 +98,9 @@ func TestAClusterAsSlipwayBuildsItLosesNothing(t *testing.T) {
 	}
 	if len(r.Picture.Writers) < 2 {
 		t.Errorf("who wrote: %+v", r.Picture.Writers)
+	}
+	if !slices.ContainsFunc(r.Picture.Holders, func(s drill.Stretch) bool { return s.Node == "a-lb1" }) {
+		t.Errorf("nobody was seen to have the virtual address: %+v", r.Picture.Holders)
 	}
 }
 

@@ -3,118 +3,89 @@
 package native
 
 import (
-	"context"
-	"encoding/json"
 	"fmt"
-	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
-	"github.com/slipwayhq/slipway/firstboot/actions"
-	"github.com/slipwayhq/slipway/firstboot/role/consensus"
-	"github.com/slipwayhq/slipway/firstboot/role/database"
+	"github.com/slipwayhq/slipway/firstboot/plan"
 	"github.com/slipwayhq/slipway/firstboot/role/roletest"
-	"github.com/slipwayhq/slipway/firstboot/status"
+	"github.com/slipwayhq/slipway/firstboot/topology"
 	"github.com/slipwayhq/slipway/qemu-tests/drill"
+	"github.com/slipwayhq/slipway/qemu-tests/drill/faults"
 	"github.com/slipwayhq/slipway/qemu-tests/drill/report"
 	"github.com/slipwayhq/slipway/qemu-tests/drill/schedule"
 )
-
-// powerCut takes a node away as a power cut does, but for what its disk has not
-// flushed: nothing of it says goodbye.
-type powerCut struct{ *cluster }
-
-func (powerCut) Plan() schedule.Fault {
-	return schedule.Fault{Name: "power-cut", Targets: []schedule.Target{schedule.Primary}, Shortest: 30 * time.Second, Longest: 40 * time.Second}
-}
-
-func (f powerCut) Inject(_ context.Context, nodes []string, _ uint64) error {
-	for _, name := range nodes {
-		n := f.nodes[name]
-		n.Link(false)
-		n.Crash()
-		f.killAll(name, "postgres")
-	}
-	return nil
-}
-
-func (f powerCut) Heal(_ context.Context, nodes []string) error {
-	for _, name := range nodes {
-		f.nodes[name].Link(true)
-		f.nodes[name].StartUnit(consensus.Unit)
-		f.nodes[name].StartUnit(database.Unit)
-	}
-	return nil
-}
-
-// handover has another node lead, as slipway switchover has the leader's agent do it.
-type handover struct{ *cluster }
-
-func (handover) Plan() schedule.Fault {
-	return schedule.Fault{Name: "switchover", Targets: []schedule.Target{schedule.Primary}}
-}
-
-func (f handover) Inject(ctx context.Context, nodes []string, _ uint64) error {
-	leader, err := f.nodes[nodes[0]], error(nil)
-	for _, candidate := range f.Nodes() {
-		if candidate == nodes[0] {
-			continue
-		}
-		var args []byte
-		if args, err = json.Marshal(database.SwitchoverArgs{Leader: nodes[0], Candidate: candidate}); err != nil {
-			return err
-		}
-		e := actions.NewEnv(*leader.Node.Node, actions.Caller{Name: "test"}, nil, func(string) {})
-		if _, err = database.Switchover.Run(ctx, e, args); err == nil {
-			return nil
-		}
-	}
-	return err // no replica is fit to
-}
-
-func (handover) Heal(context.Context, []string) error { return nil }
-
-// observe looks after every node as its agent does, who above all keeps whoever leads
-// PostgreSQL from leading etcd too.
-func (c *cluster) observe(ctx context.Context) {
-	for _, n := range c.nodes {
-		go func() {
-			etcd, postgres := &consensus.Start{}, &database.Start{}
-			for pause := rand.N(10 * time.Second); ; pause = 10 * time.Second {
-				select {
-				case <-time.After(pause):
-				case <-ctx.Done():
-					return
-				}
-				limited, stop := context.WithTimeout(ctx, 10*time.Second)
-				var seen status.Cluster
-				_ = etcd.Observe(limited, n.Node.Node, &seen) // what is wrong with a node that is down is no concern here
-				_ = postgres.Observe(limited, n.Node.Node, &seen)
-				stop()
-			}
-		}()
-	}
-}
 
 // What a power cut of the primary costs with Patroni's times, and the rest with the
 // default ones, where nothing is emulated; docs/database.md has the figures.
 func TestFailover(t *testing.T) {
 	for _, times := range []struct{ ttl, loop, retry int }{{20, 5, 5}, {15, 3, 5}, {8, 2, 3}} {
 		t.Run(fmt.Sprintf("%d-%d-%d", times.ttl, times.loop, times.retry), func(t *testing.T) {
-			p := roletest.Plan()
+			p := behindBalancer(roletest.Plan())
 			patroni := &p.Sites[0].Patroni
 			patroni.TTL, patroni.LoopWait, patroni.RetryTimeout = times.ttl, times.loop, times.retry
 			c := formOf(t, p)
 			c.observe(t.Context())
-			faults := []drill.Fault{powerCut{c}}
+			// It does not come back before another leads.
+			cut := c.fault("power-cut", schedule.Primary)
+			cut.Shortest, cut.Longest = 30*time.Second, 40*time.Second
+			drilled := []drill.Fault{cut}
 			if times.loop == 5 {
-				faults = append(faults, handover{c}, crash{c})
+				drilled = append(drilled, c.fault("switchover"), c.fault("kill-postgres", schedule.Primary))
 			}
-			r := c.drill(rounds(t, c, 10, faults...))
-			t.Log("\n" + report.Text(r))
-			if !r.Held() || r.Skipped != 0 {
-				t.Errorf("held %t, %d skipped, %s", r.Held(), r.Skipped, r.Problem)
-			}
+			holds(t, c.drill(rounds(t, c, 10, drilled...)))
 		})
 	}
+}
+
+// Every fault that needs no machine, ten times, on what is to be in the machines of
+// examples/postgres-ha; docs/drill.md has the figures.
+func TestFaults(t *testing.T) {
+	p := example(t)
+	for _, f := range faults.All() {
+		if slices.Contains(machinesOnly, f.Name) {
+			continue
+		}
+		t.Run(f.Name, func(t *testing.T) {
+			c := formOf(t, p)
+			c.observe(t.Context())
+			holds(t, c.drill(rounds(t, c, 10, c.fault(f.Name))))
+		})
+	}
+}
+
+func holds(t *testing.T, r *drill.Result) {
+	t.Helper()
+	t.Log("\n" + report.Text(r))
+	if !r.Held() || r.Skipped != 0 {
+		t.Errorf("held %t, %d skipped, %s", r.Held(), r.Skipped, r.Problem)
+	}
+}
+
+// example is the plan of examples/postgres-ha with Patroni's default times: those that it
+// names are for emulated machines.
+func example(t *testing.T) *plan.Plan {
+	t.Helper()
+	text, err := os.ReadFile("../../../examples/postgres-ha/cluster.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines := strings.Split(string(text), "\n")
+	kept := slices.DeleteFunc(slices.Clone(lines), func(l string) bool { return strings.HasPrefix(strings.TrimSpace(l), "patroni: {") })
+	if len(kept) != len(lines)-1 {
+		t.Fatal("the example names Patroni's times no more: take them from there")
+	}
+	file := filepath.Join(t.TempDir(), "cluster.yaml")
+	if err := os.WriteFile(file, []byte(strings.Join(kept, "\n")), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	top, err := topology.Load(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return top.Plan()
 }

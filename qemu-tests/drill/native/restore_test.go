@@ -31,6 +31,7 @@ type burnt struct {
 	t       *testing.T
 	plan    *plan.Plan
 	members map[string]*member.Member
+	net     *network
 	keeper  *roletest.Node
 	nodes   []*roletest.Node
 	// corrupt spoils what is back, before anybody looks.
@@ -46,8 +47,8 @@ func newBurnt(t *testing.T) *burnt {
 	address := netip.MustParseAddr("10.77.1.31")
 	p.Nodes = append(p.Nodes, plan.Node{Name: "a-keep", Role: plan.RepositoryRole, Site: "a", Address: address, Addresses: []netip.Prefix{netip.PrefixFrom(address, 24)}})
 	p.Backup = &plan.Backup{Repository: "a-keep", KeepFull: 2, KeepDiff: 4, ArchiveTimeout: 10, WALQueue: 128}
-	b := &burnt{t: t, plan: p, members: roletest.Members(t, p)}
-	b.keeper = roletest.Start(t, b.members["a-keep"])
+	b := &burnt{t: t, plan: p, members: roletest.Members(t, p), net: newNetwork(t)}
+	b.keeper = b.net.start(b.members["a-keep"])
 	b.keeper.Overlay("backup")
 	b.must(b.backs(t.Context(), b.keeper))
 	b.must(b.Renew(t.Context()))
@@ -73,7 +74,7 @@ func (b *burnt) backs(ctx context.Context, n *roletest.Node) error {
 func (b *burnt) Renew(ctx context.Context) error {
 	b.nodes = nil
 	for _, name := range []string{"a-db1", "a-db2"} {
-		n := boot(b.t, b.members[name])
+		n := bootDatabase(b.t, b.net, b.members[name])
 		n.Overlay("backup")
 		if err := b.backs(ctx, n); err != nil {
 			return err
@@ -145,7 +146,8 @@ func (b *burnt) Backup(ctx context.Context) error {
 // Lose implements rehearsal.Ground.
 func (b *burnt) Lose(context.Context) error {
 	for _, n := range b.nodes {
-		n.Vanish()
+		n.Crash()
+		b.net.remove(n.Member.Self.Name)
 	}
 	return nil
 }
