@@ -180,7 +180,7 @@ func (n *Node) network(self plan.Node, cable func(namespace string) error) {
 	must(n.t, holder.Start())
 	n.net = holder.Process.Pid
 	n.t.Cleanup(func() { holder.Process.Kill(); holder.Wait() })
-	own, err := os.Readlink("/proc/self/ns/net")
+	own, err := os.Readlink("/proc/thread-self/ns/net")
 	must(n.t, err)
 	for there := own; there == own; { // until unshare(1) has come that far
 		there, err = os.Readlink(n.Namespace())

@@ -3,6 +3,7 @@ package vip
 import (
 	"context"
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -287,6 +288,51 @@ func TestAKeeperThatLosesItsWorkerLeavesNoAddressBehind(t *testing.T) {
 	first.must(syscall.Kill(pid, syscall.SIGKILL))
 	first.asked(2)
 	first.until("one of them has the address", func() bool { return first.holds() || second.holds() })
+}
+
+// A holder that the other one does not hear keeps the address until its check fails, and
+// whenever it hears the other one it tells everybody that the address is its own. When it
+// has given up, nothing but the new holder's next word brings clients there.
+func TestClientsFindTheNewHolderAlthoughTheFormerOneHadTheLastWord(t *testing.T) {
+	p, authority := cluster(t, nil)
+	first, second := boot(t, p, authority, "a-lb1"), boot(t, p, authority, "a-lb2")
+	join(t, first, second)
+	client := func(argv ...string) string {
+		t.Helper()
+		out, err := exec.Command("ip", argv...).Output()
+		must(t, err)
+		return string(out)
+	}
+	client("address", "add", "192.0.2.1/24", "dev", "lan")
+	// at reports whether the client believes the address to be at a machine.
+	at := func(m *machine) bool {
+		mac := strings.Fields(m.Output(t, "ip", "-brief", "link", "show", "dev", m.card))[2]
+		return strings.Contains(client("neighbour", "show", "192.0.2.10", "dev", "lan"), mac)
+	}
+	first.serve(true)
+	first.start()
+	first.until("the address is there", first.holds)
+	if conn, err := net.DialTimeout("tcp", "192.0.2.10:5432", 5*time.Second); err == nil {
+		conn.Close() // nobody listens; it is known where from now on
+	}
+	second.serve(true)
+	second.start()
+	second.until("the other one is ready", func() bool { return second.states("BACKUP") > 0 })
+
+	first.Output(t, "nft", "table ip mute { chain out { type filter hook output priority 0; ip daddr 192.0.2.14 drop; }; }")
+	second.until("the address is taken by who hears nobody", second.holds)
+	second.asked(4) // eight seconds: it has said so, and five seconds later once more
+	first.until("the client believes the former holder", func() bool { return at(first) })
+	first.serve(false)
+	first.until("the former holder gives up", func() bool { return !first.holds() })
+	if !at(first) {
+		t.Error("the client knew better already; this test proves nothing")
+	}
+	for deadline := time.Now().Add(25 * time.Second); !at(second); time.Sleep(100 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("the client still goes to where the address is no more: %s", client("neighbour", "show", "dev", "lan"))
+		}
+	}
 }
 
 func TestAnAddressMovesBetweenSitesAndTheNewestPromotionKeepsIt(t *testing.T) {

@@ -49,6 +49,7 @@ type cluster struct {
 	net    *network
 	nodes  map[string]*roletest.Node
 	client *http.Client
+	etcd   *consensus.Start // keeps its connections from one look to the next
 	tls    *tls.Config
 }
 
@@ -72,7 +73,7 @@ func behindBalancer(p *plan.Plan) *plan.Plan {
 // formOf makes the cluster of a plan and waits until all nodes have their parts in it.
 func formOf(t *testing.T, p *plan.Plan) *cluster {
 	t.Helper()
-	c := &cluster{t: t, plan: p, net: newNetwork(t), nodes: map[string]*roletest.Node{}}
+	c := &cluster{t: t, plan: p, net: newNetwork(t), nodes: map[string]*roletest.Node{}, etcd: &consensus.Start{}}
 	members := roletest.Members(t, p)
 	// Whose health it is matters, not who says so.
 	c.client = &http.Client{Timeout: time.Second, Transport: &http.Transport{DisableKeepAlives: true, TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}}
@@ -131,21 +132,22 @@ func (c *cluster) balance(m *member.Member) *roletest.Node {
 	return n
 }
 
-// tune sets what the image says of the network's parameters (sysctl.d(5)).
+// tune sets what the image says of the network's parameters (sysctl.d(5)); the others are
+// this machine's too.
 func tune(n *roletest.Node) error {
-	files, err := filepath.Glob(n.Path("/usr/lib/sysctl.d/70-*.conf"))
-	if err != nil || len(files) == 0 {
-		return fmt.Errorf("the overlays have no sysctl.d: %v", err)
+	own, err := filepath.Glob(n.Path("/usr/lib/sysctl.d/70-*.conf"))
+	if err != nil {
+		return err
 	}
 	return inside(n.Namespace(), func() error {
-		for _, file := range files {
+		for _, file := range append(own, "../../../overlays/base/usr/lib/sysctl.d/60-slipway.conf") {
 			text, err := os.ReadFile(file)
 			if err != nil {
 				return err
 			}
 			for line := range strings.Lines(string(text)) {
-				key, value, ok := strings.Cut(line, "=")
-				if !ok || strings.HasPrefix(line, "#") {
+				key, value, _ := strings.Cut(line, "=")
+				if !strings.HasPrefix(key, "net.") {
 					continue
 				}
 				if err := os.WriteFile("/proc/sys/"+strings.ReplaceAll(strings.TrimSpace(key), ".", "/"), []byte(strings.TrimSpace(value)), 0); err != nil {
@@ -170,7 +172,10 @@ func bootDatabase(t *testing.T, net *network, m *member.Member) *roletest.Node {
 	// There is no watchdog in a namespace.
 	n.Put(t, "/etc/patroni/conf.d/90-test.yml", "watchdog: {mode: \"off\"}\n")
 	n.Output(t, "chown", "-R", "root:postgres", "/etc/patroni")
-	err := n.Hold(database.Unit)
+	err := tune(n)
+	if err == nil {
+		err = n.Hold(database.Unit)
+	}
 	if err == nil {
 		err = consensus.Configure{}.Apply(t.Context(), n.Node.Node)
 	}
@@ -258,8 +263,8 @@ func (c *cluster) Watch(seen func(vip, node string)) (stop func()) {
 	})
 }
 
-// Look implements drill.Ground: what each Patroni says of itself, and which balancer has
-// the virtual address and a way to the primary.
+// Look implements drill.Ground: what each Patroni says of itself, which voters of etcd are
+// well, and which balancer has the virtual address and a way to the primary.
 func (c *cluster) Look(ctx context.Context) checker.Sample {
 	var lock sync.Mutex
 	s := checker.Sample{Holders: map[string][]string{}, Writable: map[string][]string{}}
@@ -269,6 +274,13 @@ func (c *cluster) Look(ctx context.Context) checker.Sample {
 		*list = append(*list, text)
 	}
 	var group sync.WaitGroup
+	group.Go(func() {
+		limited, stop := context.WithTimeout(ctx, 2*time.Second)
+		defer stop()
+		if err := c.etcd.Observe(limited, c.nodes[c.databases()[0]].Node.Node, &status.Cluster{}); err != nil {
+			note(&s.Problems, "etcd: "+err.Error())
+		}
+	})
 	var holders, writable []string
 	for _, n := range c.plan.Nodes {
 		group.Go(func() {

@@ -1,6 +1,7 @@
 package native
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -30,7 +31,7 @@ func newNetwork(t *testing.T) *network {
 	t.Helper()
 	n := &network{t: t, sw: ether.New(ether.Options{}), cables: map[string]*os.File{}}
 	t.Cleanup(n.sw.Close)
-	if err := n.plug(outside, fmt.Sprintf("/proc/%d/ns/net", os.Getpid()), outside); err != nil {
+	if err := n.plug(outside, "/proc/thread-self/ns/net", outside); err != nil {
 		t.Fatalf("the nodes' network cards are made by the kernel's module tun (as root: modprobe tun): %v", err)
 	}
 	for _, words := range []string{"link set lo up", "address add 10.77.0.1/16 dev " + outside, "link set " + outside + " up"} {
@@ -147,19 +148,25 @@ func tap(namespace, card string) (cable *os.File, err error) {
 // inside does something in a network namespace, as do all programs that it starts. What it
 // hands to other goroutines is not done there.
 func inside(namespace string, do func() error) error {
-	done := make(chan error)
-	go func() {
-		// Never unlocked: the thread ends with the goroutine, and nobody else gets it.
-		runtime.LockOSThread()
-		file, err := os.Open(namespace)
-		if err == nil {
-			err = unix.Setns(int(file.Fd()), unix.CLONE_NEWNET)
-			file.Close()
-		}
-		if err == nil {
-			err = do()
-		}
-		done <- err
-	}()
-	return <-done
+	runtime.LockOSThread()
+	back, err := os.Open("/proc/thread-self/ns/net")
+	if err != nil {
+		runtime.UnlockOSThread()
+		return err
+	}
+	defer back.Close()
+	there, err := os.Open(namespace)
+	if err == nil {
+		err = unix.Setns(int(there.Fd()), unix.CLONE_NEWNET)
+		there.Close()
+	}
+	if err == nil {
+		err = do()
+	}
+	// A thread that cannot go back stays locked, so that nobody else gets it.
+	if failed := unix.Setns(int(back.Fd()), unix.CLONE_NEWNET); failed != nil {
+		return errors.Join(err, failed)
+	}
+	runtime.UnlockOSThread()
+	return err
 }
