@@ -87,6 +87,9 @@ ethernets:
 			t.Error("the node does not trust the CA of the metadata")
 		}
 	})
+	t.Run("the kernel's parameters are the image's", func(t *testing.T) {
+		wants(m.In(t), "cd /proc/sys && cat net/ipv4/tcp_retries2 net/ipv4/conf/all/arp_ignore kernel/panic", "5\n1\n30")
+	})
 	t.Run("the administrator logs in with a key and becomes root", func(t *testing.T) {
 		m := m.In(t)
 		out := sshRun(t, m.Addr(22), "operator", key, hostKeyOf(t, report), "sudo -n id --user")

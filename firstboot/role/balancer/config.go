@@ -23,7 +23,7 @@ type settings struct {
 	ReadWrite, ReadOnly []netip.AddrPort
 	Servers             []server
 	PatroniPort         int // where their health is asked for
-	Interval            int // of the checks that find the primary, seconds
+	Quick               int // interval of the checks that find the primary, milliseconds
 	Calm                int // of all other checks, seconds
 	// Standby is a site whose leader is no primary before it is promoted; StandbyOf
 	// names the site that has the primary.
@@ -74,7 +74,7 @@ func render(m *member.Member) (string, error) {
 // settle reads the settings out of the plan.
 func settle(m *member.Member) (*settings, error) {
 	s := &settings{
-		Cluster: m.Plan.Cluster, Site: m.Site.Name, PatroniPort: plan.PatroniPort, Interval: m.Site.Patroni.Interval(), Calm: max(calm, m.Site.Patroni.Interval()),
+		Cluster: m.Plan.Cluster, Site: m.Site.Name, PatroniPort: plan.PatroniPort, Quick: max(quick, 1000*m.Site.Patroni.Interval()), Calm: max(calm, m.Site.Patroni.Interval()),
 		Standby: m.Site.StandbyOf != "", StandbyOf: m.Site.StandbyOf, Lag: m.Site.Patroni.MaximumLag, Front: settleFront(m),
 	}
 	port, connections := m.Site.Postgres.Port, m.Site.Postgres.MaxConnections
@@ -127,8 +127,14 @@ func settle(m *member.Member) (*settings, error) {
 	return s, nil
 }
 
-// calm is how often a node is asked that is not waited for, in seconds.
-const calm = 3
+const (
+	// calm is how often a node is asked that is not waited for, in seconds.
+	calm = 3
+	// quick is how often, in milliseconds, nodes are at most asked which of them is the
+	// primary. A check has this long to connect, TLS included: with one second, nodes
+	// whose answers take 400 ms on the way would be down.
+	quick = 1500
+)
 
 // listen adds a port on the virtual address, and on the node's own, to a list.
 func listen(list []netip.AddrPort, port int, addresses ...netip.Addr) []netip.AddrPort {

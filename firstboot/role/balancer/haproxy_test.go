@@ -114,8 +114,25 @@ func (w *world) stop() {
 // database plays Patroni and PostgreSQL of a node. PostgreSQL greets with the
 // node's name and then says again what it is told.
 type database struct {
-	mu   sync.Mutex
-	says map[string]bool // paths that are answered 200
+	mu    sync.Mutex
+	says  map[string]bool // paths that are answered 200
+	takes time.Duration   // the way to the node and back
+}
+
+// far has answers of the node take long on the way.
+func (d *database) far(takes time.Duration) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.takes = takes
+}
+
+// greet is the node's part of a TLS handshake. It comes after TCP's, which nobody
+// plays: so it lasts for both.
+func (d *database) greet(*tls.ClientHelloInfo) (*tls.Config, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	time.Sleep(2 * d.takes)
+	return nil, nil
 }
 
 func (d *database) say(paths ...string) {
@@ -148,7 +165,7 @@ func (w *world) play(name, certified string, authority *pki.Authority, says ...s
 	w.must(err)
 	d := &database{}
 	d.say(says...)
-	rest, err := tls.Listen("tcp", netip.AddrPortFrom(self.Address, 8008).String(), &tls.Config{Certificates: []tls.Certificate{certificate}})
+	rest, err := tls.Listen("tcp", netip.AddrPortFrom(self.Address, 8008).String(), &tls.Config{Certificates: []tls.Certificate{certificate}, GetConfigForClient: d.greet})
 	w.must(err)
 	patroni := &http.Server{Handler: d, ErrorLog: quiet}
 	go patroni.Serve(rest)
@@ -261,6 +278,15 @@ func TestSessionsFollowThePrimary(t *testing.T) {
 	w.until("a-db1 is read from", func() bool { got, _ := w.session(readOnly); return got == "a-db1" })
 	if _, err := w.observe(); err != nil {
 		t.Errorf("after the move: %v", err)
+	}
+}
+
+func TestAPrimaryWhoseAnswersTakeLongOnTheWayIsServed(t *testing.T) {
+	w := begin(t, nil)
+	w.play("a-db1", "a-db1", w.authority, "/primary", "/leader").far(550 * time.Millisecond)
+	w.converge()
+	if got, _ := w.session(readWrite); got != "a-db1" {
+		t.Errorf("%q, not a-db1", got)
 	}
 }
 
