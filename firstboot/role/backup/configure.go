@@ -155,7 +155,7 @@ func render(m *member.Member) (string, error) {
 	}
 	if plan.DatabaseRole(m.Self.Role) {
 		o.set("archive-async", "y")
-		o.set("spool-path", "/var/lib/postgresql/spool")
+		o.set("spool-path", SpoolDir)
 		o.set("archive-push-queue-max", strconv.Itoa(b.WALQueue)+"MiB")
 		o.set("archive-get-queue-max", "128MiB")
 	}
@@ -185,7 +185,7 @@ func renderSource(m *member.Member) (string, error) {
 	b := m.Plan.Backup
 	o.begin()
 	o.set("archive-async", "y")
-	o.set("spool-path", "/var/lib/postgresql/spool")
+	o.set("spool-path", SpoolDir)
 	o.set("archive-get-queue-max", "128MiB")
 	var err error
 	switch {

@@ -23,6 +23,8 @@ import (
 const (
 	// Unit is pgBackRest's TLS server.
 	Unit = "pgbackrest.service"
+	// SpoolDir is where WAL waits on its way from or to the archive.
+	SpoolDir = "/var/lib/postgresql/spool"
 
 	user       = "postgres"
 	configPath = "/etc/pgbackrest/pgbackrest.conf"

@@ -158,8 +158,14 @@ func fetch(ctx context.Context, n *node.Node, want Request, label string, say fu
 		}
 	}()
 	say("restoring the backup " + label)
-	_, err := backup.Command(ctx, n, want.From, bringLimit, words...)
-	return err
+	for try := 1; ; try++ {
+		// A recovery that was interrupted has files on their way from the archive. They
+		// come in by themselves, while pgBackRest removes what is in that directory.
+		_, err := backup.Command(ctx, n, want.From, bringLimit, words...)
+		if err == nil || try == 3 || !strings.Contains(err.Error(), backup.SpoolDir) || !node.Sleep(ctx, 2*time.Second) {
+			return err
+		}
+	}
 }
 
 // configureRecovery sets what the server needs while nobody but the agent is to
