@@ -23,7 +23,8 @@ type settings struct {
 	ReadWrite, ReadOnly []netip.AddrPort
 	Servers             []server
 	PatroniPort         int // where their health is asked for
-	Quick               int // interval of the checks that find the primary, milliseconds
+	Quick               int // interval of the checks of the primary, milliseconds
+	Found               int // and of those that find the next one
 	Calm                int // of all other checks, seconds
 	// Standby is a site whose leader is no primary before it is promoted; StandbyOf
 	// names the site that has the primary.
@@ -73,8 +74,10 @@ func render(m *member.Member) (string, error) {
 
 // settle reads the settings out of the plan.
 func settle(m *member.Member) (*settings, error) {
+	interval := m.Site.Patroni.Interval()
 	s := &settings{
-		Cluster: m.Plan.Cluster, Site: m.Site.Name, PatroniPort: plan.PatroniPort, Quick: max(quick, 1000*m.Site.Patroni.Interval()), Calm: max(calm, m.Site.Patroni.Interval()),
+		Cluster: m.Plan.Cluster, Site: m.Site.Name, PatroniPort: plan.PatroniPort,
+		Quick: max(quick, 1000*interval), Found: 1000 * interval, Calm: max(calm, interval),
 		Standby: m.Site.StandbyOf != "", StandbyOf: m.Site.StandbyOf, Lag: m.Site.Patroni.MaximumLag, Front: settleFront(m),
 	}
 	port, connections := m.Site.Postgres.Port, m.Site.Postgres.MaxConnections
@@ -130,8 +133,8 @@ func settle(m *member.Member) (*settings, error) {
 const (
 	// calm is how often a node is asked that is not waited for, in seconds.
 	calm = 3
-	// quick is how often, in milliseconds, nodes are at most asked which of them is the
-	// primary. A check has this long to connect, TLS included: with one second, nodes
+	// quick is how often, in milliseconds, the primary is at most asked whether it is still.
+	// A check of whatever node has this long to connect, TLS included: with one second, nodes
 	// whose answers take 400 ms on the way would be down.
 	quick = 1500
 )

@@ -76,7 +76,7 @@ func TestHAProxyAcceptsEveryConfiguration(t *testing.T) {
 }
 
 func TestThePrimaryIsLookedForMoreOftenThanTheRest(t *testing.T) {
-	for loopWait, want := range map[int][]string{5: {"inter 3s fastinter 500ms", "inter 1500ms"}, 10: {"inter 6s fastinter 500ms", "inter 6000ms"}} {
+	for loopWait, want := range map[int][]string{5: {"inter 3s fastinter 500ms", "inter 1500ms downinter 1000ms"}, 10: {"inter 6s fastinter 500ms", "inter 6000ms downinter 6000ms"}} {
 		m, _ := site(t, func(p *plan.Plan) { p.Sites[0].Patroni.LoopWait = loopWait })
 		config, err := render(m)
 		if err != nil {
