@@ -31,6 +31,12 @@ const (
 	clockStep   = 10 * time.Minute
 )
 
+// What happens to each packet to and from a node.
+var (
+	Latency = ether.Path{Delay: 50 * time.Millisecond, Jitter: 100 * time.Millisecond}
+	Loss    = ether.Path{Loss: 0.15}
+)
+
 // switchoverName is the one that is no fault of machines.
 const switchoverName = "switchover"
 
@@ -50,8 +56,8 @@ func All() []Fault {
 		{plan("partition", 20, 60, one, primary, holder, minority, majority), "the nodes are parted from all others, while clients reach both parts", partition, mendPartition},
 		{plan("mute", 20, 60, one, primary, holder), "what the node sends reaches no other, while it still hears them", mute, mendPartition},
 		{plan("deaf", 20, 60, one, primary, holder), "the node hears no other, while they still hear it", deafen, mendPartition},
-		{plan("latency", 20, 60, one, primary, holder, all), "each packet to and from the node takes 50 to 150 ms longer", impair(ether.Path{Delay: 50 * time.Millisecond, Jitter: 100 * time.Millisecond}), mend},
-		{plan("packet-loss", 20, 60, one, primary, holder, all), "one of seven packets to and from the node is lost", impair(ether.Path{Loss: 0.15}), mend},
+		{plan("latency", 20, 60, one, primary, holder, all), "each packet to and from the node takes 50 to 150 ms longer", impair(Latency), mend},
+		{plan("packet-loss", 20, 60, one, primary, holder, all), "one of seven packets to and from the node is lost", impair(Loss), mend},
 		{plan("disk-full", 20, 60, one, primary), "the file system with the database has no room left", each(fill), each(free)},
 		{plan("disk-slow", 20, 60, one, primary, all), "each request to the disk takes 30 ms longer, with 1 MiB a second at most", each(slow), each(mendDisk)},
 		{plan("clock-forward", 20, 60, one, primary, holder), "the clock steps 10 minutes forward", step(clockStep), each((*lab.Machine).MendClock)},

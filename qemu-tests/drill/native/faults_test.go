@@ -9,7 +9,6 @@ import (
 	"slices"
 	"syscall"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -32,14 +31,14 @@ var natively = map[string]struct {
 	"kill-etcd":     {kill("/usr/bin/etcd"), nothing},
 	"power-cut":     {powerCut, start},
 	"site-loss":     {powerCut, start},
-	"pause":         {stand(syscall.SIGSTOP), stand(syscall.SIGCONT)},
+	"pause":         {pause, resume},
 	"link-cut":      {carrier(false), carrier(true)},
 	"isolation":     {isolate, rejoin},
 	"partition":     {partition, mend},
 	"mute":          {mute, mend},
 	"deaf":          {deafen, mend},
-	"latency":       {impair(ether.Path{Delay: 50 * time.Millisecond, Jitter: 100 * time.Millisecond}), impair(ether.Path{})},
-	"packet-loss":   {impair(ether.Path{Loss: 0.15}), impair(ether.Path{})},
+	"latency":       {impair(faults.Latency), impair(ether.Path{})},
+	"packet-loss":   {impair(faults.Loss), impair(ether.Path{})},
 	"disk-full":     {fill, free},
 	"etcd-majority": {stopEtcd, startEtcd},
 }
@@ -115,37 +114,34 @@ func handOver(ctx context.Context, c *cluster, nodes []string) error {
 }
 
 // shutdown has nodes stop what runs on them, and then be gone.
-func shutdown(_ context.Context, c *cluster, nodes []string) error {
+func shutdown(ctx context.Context, c *cluster, nodes []string) error {
 	c.each(nodes, func(name string) {
 		for _, unit := range slices.Backward(c.units(name)) {
 			c.nodes[name].StopUnit(unit)
 		}
-		c.net.sw.Cut(name)
 	})
-	return nil
+	return isolate(ctx, c, nodes)
 }
 
 // powerCut takes nodes away as a power cut does, but for what a disk has not flushed:
 // nothing of them says goodbye.
-func powerCut(_ context.Context, c *cluster, nodes []string) error {
-	for _, name := range nodes {
-		c.net.sw.Cut(name)
-	}
+func powerCut(ctx context.Context, c *cluster, nodes []string) error {
+	err := isolate(ctx, c, nodes)
 	c.each(nodes, func(name string) {
 		c.nodes[name].Crash()
 		c.killAll(name, "postgres")
 	})
-	return nil
+	return err
 }
 
-func start(_ context.Context, c *cluster, nodes []string) error {
+func start(ctx context.Context, c *cluster, nodes []string) error {
+	err := rejoin(ctx, c, nodes)
 	for _, name := range nodes {
-		c.net.sw.Restore(name)
 		for _, unit := range c.units(name) {
 			c.nodes[name].StartUnit(unit)
 		}
 	}
-	return nil
+	return err
 }
 
 // kill kills the processes that there are of a program. What looks after it starts it again.
@@ -176,25 +172,28 @@ func end(pid int) {
 	}
 }
 
-// stand has all processes of nodes stand still, or go on. The kernel, which would answer
-// for them, is not heard meanwhile.
-func stand(signal syscall.Signal) func(context.Context, *cluster, []string) error {
-	return func(_ context.Context, c *cluster, nodes []string) error {
-		for _, name := range nodes {
-			if signal == syscall.SIGSTOP {
-				c.net.sw.Cut(name)
-			}
-			// Those that were being started meanwhile are met the second time.
-			for range 2 {
-				for _, pid := range c.processes(name, "") {
-					syscall.Kill(pid, signal)
-				}
-			}
-			if signal == syscall.SIGCONT {
-				c.net.sw.Restore(name)
+// pause has all processes of nodes stand still. The kernel, which would answer for them,
+// is not heard meanwhile.
+func pause(ctx context.Context, c *cluster, nodes []string) error {
+	err := isolate(ctx, c, nodes)
+	c.signal(nodes, syscall.SIGSTOP)
+	return err
+}
+
+func resume(ctx context.Context, c *cluster, nodes []string) error {
+	c.signal(nodes, syscall.SIGCONT)
+	return rejoin(ctx, c, nodes)
+}
+
+// signal is for all processes of nodes. Those that were being started meanwhile are met the
+// second time.
+func (c *cluster) signal(nodes []string, signal syscall.Signal) {
+	for _, name := range nodes {
+		for range 2 {
+			for _, pid := range c.processes(name, "") {
+				syscall.Kill(pid, signal)
 			}
 		}
-		return nil
 	}
 }
 
@@ -221,10 +220,8 @@ func rejoin(_ context.Context, c *cluster, nodes []string) error {
 	return nil
 }
 
-func partition(_ context.Context, c *cluster, nodes []string) error {
-	c.net.sever(nodes, c.net.others(nodes))
-	c.net.sever(c.net.others(nodes), nodes)
-	return nil
+func partition(ctx context.Context, c *cluster, nodes []string) error {
+	return errors.Join(mute(ctx, c, nodes), deafen(ctx, c, nodes))
 }
 
 func mute(_ context.Context, c *cluster, nodes []string) error {
