@@ -148,6 +148,7 @@ func TestNodesFormAClusterAndAStandbyOfIt(t *testing.T) {
 	}
 	for setting, want := range map[string]string{
 		"data_checksums": "on", "ssl": "on", "max_connections": "50", "max_slot_wal_keep_size": "1GB", "password_encryption": "scram-sha-256",
+		"recovery_init_sync_method": "syncfs",
 	} {
 		if got := first.sql(t, "SHOW "+setting); got != want {
 			t.Errorf("%s is %s, want %s", setting, got, want)

@@ -29,6 +29,10 @@ func settings(m *member.Member) tree {
 		// this pause (PostgreSQL 17, xlogrecovery.c, WaitForWALToBecomeAvailable), which
 		// is 5 s otherwise: seconds in which nobody can write.
 		"wal_retrieve_retry_interval": "1s",
+		// After a crash all data are synchronized before anything is replayed. By default
+		// each file is opened for that, of which there may be tens of thousands; this is one
+		// call to the kernel, which since Linux 5.8 tells of errors too.
+		"recovery_init_sync_method": "syncfs",
 	}
 	if b := m.Plan.Backup; b != nil {
 		parameters["archive_mode"] = "on"
