@@ -111,3 +111,38 @@ func TestACandidateThatIsSlowToAnswerIsAskedAgain(t *testing.T) {
 		t.Errorf("for how long it was asked:\n%s", log)
 	}
 }
+
+// A primary whose clock is set, back or forward, goes on: it leads as long as it renews its
+// key, and says so. libfaketime gives all that the node starts a time of day of its own.
+func TestAPrimaryWhoseClockIsSetGoesOn(t *testing.T) {
+	first, second := two(t)
+	first.Put(t, "/clock", "+0s\n")
+	first.Extra = []string{
+		"LD_PRELOAD=/usr/$LIB/faketime/libfaketime.so.1", "FAKETIME_DONT_FAKE_MONOTONIC=1", "FAKETIME_TIMESTAMP_FILE=/clock", "FAKETIME_CACHE_DURATION=1",
+	}
+	all(t, first, second)
+	second.role(t, "quorum_standby")
+	patroni, err := dial(first.Member)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer patroni.mtls.Close()
+
+	ttl := time.Duration(first.Member.Site.Patroni.TTL) * time.Second
+	for _, c := range []struct{ clock, off string }{{"-600s\n", "600"}, {"+0s\n", "0"}} {
+		first.Put(t, "/clock", c.clock)
+		for end := time.Now().Add(ttl * 5 / 4); time.Now().Before(end); time.Sleep(200 * time.Millisecond) {
+			err := patroni.mtls.JSON(t.Context(), http.MethodGet, rest(first.Member.Self)+"/primary", nil, &struct{}{})
+			if err != nil && strings.Contains(err.Error(), "503") {
+				t.Fatalf("with its clock at %sit says that it is no primary: %v\n%s", c.clock, err, first.Log(Unit))
+			}
+		}
+		off := fmt.Sprintf("SELECT round((%d - extract(epoch FROM clock_timestamp())) / 60) * 60", time.Now().Unix())
+		if got := first.sql(t, off+", pg_is_in_recovery()"); got != c.off+"|f" {
+			t.Errorf("how far behind its clock is, and whether it has become a replica: %s", got)
+		}
+	}
+	if got := first.sql(t, "SELECT timeline_id FROM pg_control_checkpoint()"); got != "1" {
+		t.Errorf("it was promoted again: it is on timeline %s", got)
+	}
+}

@@ -28,8 +28,8 @@ import (
 )
 
 // packages are what the images of a database node and a balancer have; all role packages
-// ask for the same, so that they share one tree.
-const packages = "curl,etcd-client,etcd-server,haproxy,keepalived,patroni,pgbackrest,postgresql-17,python3-etcd"
+// ask for the same, so that they share one tree. libfaketime is the tests' own.
+const packages = "curl,etcd-client,etcd-server,haproxy,keepalived,libfaketime,patroni,pgbackrest,postgresql-17,python3-etcd"
 
 // Main is the TestMain of a package that uses Start.
 func Main(m *testing.M) { nodetest.Main(m, packages) }
