@@ -104,6 +104,10 @@ func Run(ctx context.Context, cfg Config) (*Result, error) {
 	if err := load.Prepare(prepare, r.Load); err != nil {
 		return nil, err
 	}
+	// What that has cost the machines is over before the clients begin.
+	if _, err := r.whole(ctx, r.history.Now()); err != nil {
+		return nil, err
+	}
 	clients := load.Start(ctx, r.Load)
 	result, err := r.rounds(ctx)
 	clients.Stop()

@@ -87,32 +87,50 @@ type Load struct {
 const tables = `create table if not exists drill_set (value bigint primary key);
 create table if not exists drill_register (key text primary key, value bigint not null)`
 
-// Prepare makes the clients' tables, and tries until ctx ends.
+// Prepare makes the clients' tables and opens the way to each database node once, one
+// after the other: a login by SSH takes an emulated machine seconds, and all of them at
+// once, just when the clients begin, have kept a primary from renewing its key. It tries
+// until ctx ends.
 func Prepare(ctx context.Context, cfg Config) error {
 	cfg = cfg.complete()
+	err := insist(ctx, cfg, "", cfg.Address, func(ctx context.Context, s *session) error {
+		_, err := s.conn.PgConn().Exec(ctx, tables).ReadAll()
+		return err
+	})
+	if err != nil {
+		return fault.New(fault.Failed, "the clients' tables could not be made: %w", err)
+	}
+	for _, node := range slices.Sorted(maps.Keys(cfg.Direct)) {
+		if err := insist(ctx, cfg, node, cfg.Direct[node], func(context.Context, *session) error { return nil }); err != nil {
+			return fault.New(fault.Failed, "the database of %s itself could not be reached: %w", node, err)
+		}
+	}
+	return nil
+}
+
+// insist opens a session for work, and tries until that has succeeded or ctx ends.
+func insist(ctx context.Context, cfg Config, node, address string, work func(context.Context, *session) error) error {
+	once := func() error {
+		ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+		defer cancel()
+		s, err := open(ctx, cfg, node, address)
+		if err != nil {
+			return err
+		}
+		defer s.close()
+		return work(ctx, s)
+	}
 	for {
-		err := prepareOnce(ctx, cfg)
+		err := once()
 		if err == nil {
 			return nil
 		}
 		select {
 		case <-ctx.Done():
-			return fault.New(fault.Failed, "the clients' tables could not be made: %w", err)
+			return err
 		case <-time.After(time.Second):
 		}
 	}
-}
-
-func prepareOnce(ctx context.Context, cfg Config) error {
-	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
-	defer cancel()
-	s, err := open(ctx, cfg, "", cfg.Address)
-	if err != nil {
-		return err
-	}
-	defer s.close()
-	_, err = s.conn.PgConn().Exec(ctx, tables).ReadAll()
-	return err
 }
 
 // Start sets the clients to work. They end with Stop, or with ctx.
