@@ -383,7 +383,7 @@ func (w *town) run(h *Home, prepare Prepare, breakAt string) (*Result, error) {
 	defer cancel()
 	r := &Runner{Cluster: h.Cluster, Pause: 50 * time.Millisecond, Agree: func(context.Context, string) error { return nil }, Say: func(line string) {
 		w.t.Log(line)
-		if breakAt != "" && strings.Contains(line, breakAt) {
+		if breakAt != "" && strings.HasPrefix(line, breakAt) {
 			cancel()
 		}
 	}}
