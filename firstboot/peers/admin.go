@@ -15,6 +15,7 @@ import (
 	"github.com/slipwayhq/slipway/firstboot/actions"
 	"github.com/slipwayhq/slipway/firstboot/plan"
 	"github.com/slipwayhq/slipway/internal/fault"
+	"github.com/slipwayhq/slipway/internal/noanswer"
 )
 
 // Remote is the agent of a node, as an administrator reaches it.
@@ -78,7 +79,7 @@ func (c *client) act(ctx context.Context, path string, body []byte, event func(a
 	request.Header.Set("Content-Type", "application/json")
 	response, err := c.http.Do(request)
 	if err != nil {
-		return nil, explain(err)
+		return nil, errors.New(noanswer.Words(err))
 	}
 	defer response.Body.Close()
 	if response.StatusCode != http.StatusOK {

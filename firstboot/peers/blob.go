@@ -11,6 +11,7 @@ import (
 
 	"github.com/slipwayhq/slipway/firstboot/actions"
 	"github.com/slipwayhq/slipway/internal/fault"
+	"github.com/slipwayhq/slipway/internal/noanswer"
 )
 
 const (
@@ -78,12 +79,12 @@ func (r Remote) Send(ctx context.Context, sha256 string, offset int64, body io.R
 	}
 	response, err := c.http.Do(request)
 	if err != nil {
-		return 0, fault.New(fault.Network, "%s (%s): %w", r.Node.Name, r.Node.Address, explain(err))
+		return 0, fault.New(fault.Network, "%s (%s): %s", r.Node.Name, r.Node.Address, noanswer.Words(err))
 	}
 	defer response.Body.Close()
 	data, err := io.ReadAll(io.LimitReader(response.Body, maxAnswer))
 	if err != nil {
-		return 0, fault.New(fault.Network, "%s (%s): %w", r.Node.Name, r.Node.Address, explain(err))
+		return 0, fault.New(fault.Network, "%s (%s): %s", r.Node.Name, r.Node.Address, noanswer.Words(err))
 	}
 	if response.StatusCode != http.StatusOK {
 		err := spoken(&statusError{response.StatusCode, data})

@@ -14,12 +14,11 @@ import (
 	"net/netip"
 	"slices"
 	"strconv"
-	"strings"
-	"syscall"
 	"time"
 
 	"github.com/slipwayhq/slipway/firstboot/pki"
 	"github.com/slipwayhq/slipway/firstboot/plan"
+	"github.com/slipwayhq/slipway/internal/noanswer"
 )
 
 const (
@@ -153,7 +152,7 @@ func (c *client) ask(ctx context.Context, method, path string, body []byte, most
 	request.Header = c.head.Clone()
 	response, err := c.http.Do(request)
 	if err != nil {
-		return nil, explain(err)
+		return nil, errors.New(noanswer.Words(err))
 	}
 	defer response.Body.Close()
 	data, err := io.ReadAll(io.LimitReader(response.Body, most+1))
@@ -162,7 +161,7 @@ func (c *client) ask(ctx context.Context, method, path string, body []byte, most
 	case errors.As(err, &slow) && slow.Timeout():
 		return nil, fmt.Errorf("took longer than %s to answer", askLimit)
 	case err != nil:
-		return nil, explain(err)
+		return nil, errors.New(noanswer.Words(err))
 	case int64(len(data)) > most:
 		return nil, errTooLong
 	case response.StatusCode == http.StatusConflict:
@@ -189,39 +188,4 @@ func Fetch(ctx context.Context, n plan.Node, config *tls.Config, dial func(conte
 	c := newClient(n.Address, config, dial, nil)
 	defer c.close()
 	return c.ask(ctx, http.MethodGet, "/v1/status", nil, maxAnswer)
-}
-
-// explain puts into words why there is no answer.
-func explain(err error) error {
-	var (
-		network net.Error
-		alert   tls.AlertError
-		record  tls.RecordHeaderError
-		check   *tls.CertificateVerificationError
-	)
-	switch {
-	case errors.Is(err, syscall.ECONNREFUSED):
-		return errors.New("connection refused")
-	case errors.Is(err, syscall.EHOSTUNREACH):
-		return errors.New("no route to it, or it is switched off")
-	case errors.Is(err, syscall.ENETUNREACH):
-		return errors.New("no route to its network")
-	case errors.Is(err, syscall.ECONNRESET), errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
-		return errors.New("hung up")
-	case errors.As(err, &alert):
-		return fmt.Errorf("refuses this certificate (%s)", alert)
-	case errors.As(err, &record):
-		return errors.New("answered something that is no TLS")
-	case errors.As(err, &check):
-		return check.Err
-	case errors.As(err, &network) && network.Timeout(), errors.Is(err, context.DeadlineExceeded):
-		return errors.New("no answer")
-	}
-	if strings.Contains(err.Error(), "malformed") {
-		return errors.New("answered something that is no HTTP")
-	}
-	for inner := errors.Unwrap(err); inner != nil; inner = errors.Unwrap(err) {
-		err = inner
-	}
-	return err
 }

@@ -9,8 +9,8 @@ import (
 	"github.com/slipwayhq/slipway/firstboot/actions"
 	"github.com/slipwayhq/slipway/firstboot/member"
 	"github.com/slipwayhq/slipway/firstboot/plan"
-	"github.com/slipwayhq/slipway/firstboot/role/mtls"
 	"github.com/slipwayhq/slipway/internal/fault"
+	"github.com/slipwayhq/slipway/internal/noanswer"
 )
 
 // Expel takes a member out of the site's etcd: that of a node which is dead, or
@@ -48,7 +48,7 @@ func expel(ctx context.Context, e *actions.Env, client *Client, m *member.Member
 	at := Endpoint(m.Self)
 	known, err := client.settled(ctx, at)
 	if err != nil {
-		return nil, fault.New(fault.Failed, "etcd of %s does not tell its members: %s", m.Self.Name, mtls.Words(err))
+		return nil, fault.New(fault.Failed, "etcd of %s does not tell its members: %s", m.Self.Name, noanswer.Words(err))
 	}
 	i := slices.IndexFunc(known, func(l listed) bool { return named(m.Plan, l) == a.Node })
 	if i < 0 {
@@ -87,7 +87,7 @@ func expel(ctx context.Context, e *actions.Env, client *Client, m *member.Member
 	e.Say("taking %s (%s) out of etcd: %d of the %d that stay are well", a.Node, hexadecimal(leaves.ID), healthy, others)
 	err = client.mtls.JSON(ctx, http.MethodPost, at+"/v3/cluster/member/remove", map[string]any{"ID": leaves.ID}, nil)
 	if err != nil {
-		return nil, fault.New(fault.Failed, "etcd does not take %s out: %s", a.Node, mtls.Words(err)).WithMend("run the same command again")
+		return nil, fault.New(fault.Failed, "etcd does not take %s out: %s", a.Node, noanswer.Words(err)).WithMend("run the same command again")
 	}
 	return &ExpelResult{Changed: true}, nil
 }

@@ -11,8 +11,8 @@ import (
 
 	"github.com/slipwayhq/slipway/firstboot/member"
 	"github.com/slipwayhq/slipway/firstboot/node"
-	"github.com/slipwayhq/slipway/firstboot/role/mtls"
 	"github.com/slipwayhq/slipway/firstboot/status"
+	"github.com/slipwayhq/slipway/internal/noanswer"
 )
 
 type consensusMember = status.ConsensusMember
@@ -107,7 +107,7 @@ func describe(name string, s memberStatus, err error) (v consensusMember, leader
 	v.Node = name
 	switch {
 	case err != nil:
-		v.Problem = mtls.Words(err)
+		v.Problem = noanswer.Words(err)
 	case s.Leader == "" || s.Leader == "0":
 		v.Problem = "it has no leader"
 	case s.Learner:

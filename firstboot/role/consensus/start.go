@@ -9,9 +9,9 @@ import (
 	"github.com/slipwayhq/slipway/firstboot/member"
 	"github.com/slipwayhq/slipway/firstboot/node"
 	"github.com/slipwayhq/slipway/firstboot/plan"
-	"github.com/slipwayhq/slipway/firstboot/role/mtls"
 	"github.com/slipwayhq/slipway/firstboot/status"
 	"github.com/slipwayhq/slipway/internal/fault"
+	"github.com/slipwayhq/slipway/internal/noanswer"
 )
 
 // lookAgain is how often members are asked while a quorum is missing.
@@ -103,7 +103,7 @@ func joinOthers(ctx context.Context, n *node.Node, m *member.Member, client *Cli
 					break
 				}
 				// etcd takes no new member while another comes or goes.
-				n.Waiting("joining the others' etcd: %s", mtls.Words(err))
+				n.Waiting("joining the others' etcd: %s", noanswer.Words(err))
 				if !node.Sleep(ctx, lookAgain) {
 					return true, ctx.Err()
 				}

@@ -14,8 +14,8 @@ import (
 	"github.com/slipwayhq/slipway/firstboot/node"
 	"github.com/slipwayhq/slipway/firstboot/role/backup"
 	"github.com/slipwayhq/slipway/firstboot/role/consensus"
-	"github.com/slipwayhq/slipway/firstboot/role/mtls"
 	"github.com/slipwayhq/slipway/firstboot/status"
+	"github.com/slipwayhq/slipway/internal/noanswer"
 )
 
 const (
@@ -86,7 +86,7 @@ func gap(ctx context.Context, n *node.Node) ([]string, error) {
 	// The node's own file is told of whether etcd answers or not.
 	known := map[string]string{self: string(own)}
 	if shared := share(ctx, client, droppedKeys(n.Member), known, self); shared != nil && len(own) == 0 {
-		return nil, errors.New("whether WAL was dropped is not known: " + mtls.Words(shared))
+		return nil, errors.New("whether WAL was dropped is not known: " + noanswer.Words(shared))
 	}
 	var files []string
 	var last time.Time

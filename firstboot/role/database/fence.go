@@ -18,8 +18,8 @@ import (
 	"github.com/slipwayhq/slipway/firstboot/node"
 	"github.com/slipwayhq/slipway/firstboot/plan"
 	"github.com/slipwayhq/slipway/firstboot/role/consensus"
-	"github.com/slipwayhq/slipway/firstboot/role/mtls"
 	"github.com/slipwayhq/slipway/internal/fault"
+	"github.com/slipwayhq/slipway/internal/noanswer"
 )
 
 // A site that the plan has taken the right to write from fences itself: each of its
@@ -62,7 +62,7 @@ func (s *Start) fence(ctx context.Context, n *node.Node, rest *patroni) error {
 		return err
 	}
 	for err != nil {
-		n.Waiting("PostgreSQL is stopped; etcd does not take up that this site is a standby now: %s", mtls.Words(err))
+		n.Waiting("PostgreSQL is stopped; etcd does not take up that this site is a standby now: %s", noanswer.Words(err))
 		if !node.Sleep(ctx, lookAgain) {
 			return ctx.Err()
 		}
@@ -299,7 +299,7 @@ func uninitialize(ctx context.Context, n *node.Node, rest *patroni) error {
 				}
 			}
 		}
-		n.Waiting("etcd: %s", mtls.Words(err))
+		n.Waiting("etcd: %s", noanswer.Words(err))
 		if !node.Sleep(ctx, lookAgain) {
 			return ctx.Err()
 		}
@@ -329,7 +329,7 @@ func forked(ctx context.Context, n *node.Node, rest *patroni) (fork, error) {
 			if err == nil {
 				return f, nil
 			}
-			wrong = append(wrong, other.Name+": "+mtls.Words(err))
+			wrong = append(wrong, other.Name+": "+noanswer.Words(err))
 		}
 		n.Waiting("PostgreSQL is stopped until site %s's primary answers, to compare with it: %s", site, strings.Join(wrong, ", "))
 		if !node.Sleep(ctx, lookAgain) {

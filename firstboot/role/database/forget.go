@@ -11,8 +11,8 @@ import (
 	"github.com/slipwayhq/slipway/firstboot/actions"
 	"github.com/slipwayhq/slipway/firstboot/node"
 	"github.com/slipwayhq/slipway/firstboot/role/consensus"
-	"github.com/slipwayhq/slipway/firstboot/role/mtls"
 	"github.com/slipwayhq/slipway/internal/fault"
+	"github.com/slipwayhq/slipway/internal/noanswer"
 )
 
 // ForgetMember takes away what a database node that is gone has left with the others: its
@@ -56,7 +56,7 @@ func forget(ctx context.Context, e *actions.Env, a ForgetArgs) (*ForgetResult, e
 	defer rest.mtls.Close()
 	d, err := rest.cluster(ctx)
 	if err != nil {
-		return nil, fault.New(fault.Failed, "Patroni of %s does not answer: %s", m.Self.Name, mtls.Words(err))
+		return nil, fault.New(fault.Failed, "Patroni of %s does not answer: %s", m.Self.Name, noanswer.Words(err))
 	}
 	if d.Leader() != m.Self.Name {
 		return nil, fault.New(fault.Failed, "%s does not lead", m.Self.Name).WithMend("run the command again")
@@ -70,7 +70,7 @@ func forget(ctx context.Context, e *actions.Env, a ForgetArgs) (*ForgetResult, e
 	}
 	defer client.Close()
 	if err := client.Delete(ctx, "/service/"+m.Site.Scope+"/members/"+a.Node); err != nil {
-		return nil, fault.New(fault.Failed, "etcd does not take away the key of %s: %s", a.Node, mtls.Words(err))
+		return nil, fault.New(fault.Failed, "etcd does not take away the key of %s: %s", a.Node, noanswer.Words(err))
 	}
 	there, err := hasSlot(ctx, e.Node, a.Node)
 	if err != nil || !there {
@@ -92,7 +92,7 @@ func dropSlot(ctx context.Context, e *actions.Env, rest *patroni, gone string) (
 	const setting = "member_slots_ttl"
 	var running tree
 	if err := rest.mtls.JSON(ctx, http.MethodGet, restURL(rest)+"/config", nil, &running); err != nil {
-		return fault.New(fault.Failed, "Patroni does not tell its configuration: %s", mtls.Words(err))
+		return fault.New(fault.Failed, "Patroni does not tell its configuration: %s", noanswer.Words(err))
 	}
 	at, err := rest.changes("/config")
 	if err != nil {
@@ -103,13 +103,13 @@ func dropSlot(ctx context.Context, e *actions.Env, rest *patroni, gone string) (
 		before = nil // what an interrupted run has left
 	}
 	if err := rest.mtls.JSON(ctx, http.MethodPatch, at, tree{setting: 0}, nil); err != nil {
-		return fault.New(fault.Failed, "Patroni takes no configuration: %s", mtls.Words(err))
+		return fault.New(fault.Failed, "Patroni takes no configuration: %s", noanswer.Words(err))
 	}
 	defer func() {
 		last, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 		defer cancel()
 		if restoreErr := rest.mtls.JSON(last, http.MethodPatch, at, tree{setting: before}, nil); restoreErr != nil && err == nil {
-			err = fault.New(fault.Failed, "Patroni's %s stays at 0: %s", setting, mtls.Words(restoreErr)).WithMend("run the same command again")
+			err = fault.New(fault.Failed, "Patroni's %s stays at 0: %s", setting, noanswer.Words(restoreErr)).WithMend("run the same command again")
 		}
 	}()
 	e.Say("having Patroni drop the replication slot of %s", gone)

@@ -11,8 +11,8 @@ import (
 	"github.com/slipwayhq/slipway/firstboot/member"
 	"github.com/slipwayhq/slipway/firstboot/node"
 	"github.com/slipwayhq/slipway/firstboot/role/consensus"
-	"github.com/slipwayhq/slipway/firstboot/role/mtls"
 	"github.com/slipwayhq/slipway/firstboot/status"
+	"github.com/slipwayhq/slipway/internal/noanswer"
 )
 
 // Observe implements steps.Observer: it asks this node's Patroni. Whenever a node has
@@ -47,11 +47,11 @@ func (s *Start) Observe(ctx context.Context, n *node.Node, c *status.Cluster) er
 	}
 	o, err := rest.own(ctx, m.Self)
 	if err != nil {
-		return errors.New("Patroni does not answer: " + mtls.Words(err))
+		return errors.New("Patroni does not answer: " + noanswer.Words(err))
 	}
 	d, err := rest.cluster(ctx)
 	if err != nil {
-		return errors.New("Patroni does not reach etcd: " + mtls.Words(err))
+		return errors.New("Patroni does not reach etcd: " + noanswer.Words(err))
 	}
 	if identifier.MatchString(o.System) {
 		d.SystemID = o.System

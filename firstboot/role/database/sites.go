@@ -20,6 +20,7 @@ import (
 	"github.com/slipwayhq/slipway/firstboot/role/consensus"
 	"github.com/slipwayhq/slipway/firstboot/role/mtls"
 	"github.com/slipwayhq/slipway/internal/fault"
+	"github.com/slipwayhq/slipway/internal/noanswer"
 )
 
 // PromoteSite has this node's site take writes. The signed plan has to name the site;
@@ -307,7 +308,7 @@ func demoteSite(ctx context.Context, e *actions.Env, a DemoteSiteArgs) error {
 	}
 	o, err := rest.own(ctx, m.Self)
 	if err != nil {
-		return fault.New(fault.Failed, "Patroni of %s does not answer: %s", m.Self.Name, mtls.Words(err))
+		return fault.New(fault.Failed, "Patroni of %s does not answer: %s", m.Self.Name, noanswer.Words(err))
 	}
 	if o.Role != "primary" || o.State != "running" {
 		if demotionIn(running).Node == m.Self.Name && o.State != "running" {
@@ -374,7 +375,7 @@ func (p *patroni) stands(ctx context.Context, e *actions.Env, to string) error {
 		})
 	}
 	if err != nil {
-		return fault.New(fault.Failed, "PostgreSQL is stopped, and Patroni does not take up that it is a standby now: %s", mtls.Words(err)).WithMend("run the command again")
+		return fault.New(fault.Failed, "PostgreSQL is stopped, and Patroni does not take up that it is a standby now: %s", noanswer.Words(err)).WithMend("run the command again")
 	}
 	e.Say("site %s is a standby of site %s; its log ended at %s", p.m.Site.Name, to, at)
 	return nil
@@ -441,7 +442,7 @@ func probe(ctx context.Context, p *plan.Plan, site string) ProbeSiteResult {
 func (p *patroni) config(ctx context.Context) (tree, error) {
 	var running tree
 	if err := p.mtls.JSON(ctx, http.MethodGet, rest(p.m.Self)+"/config", nil, &running); err != nil {
-		return nil, fault.New(fault.Failed, "Patroni of %s does not answer: %s", p.m.Self.Name, mtls.Words(err))
+		return nil, fault.New(fault.Failed, "Patroni of %s does not answer: %s", p.m.Self.Name, noanswer.Words(err))
 	}
 	return running, nil
 }
@@ -461,7 +462,7 @@ func (p *patroni) patchConfig(ctx context.Context, change tree) error {
 		var refused *mtls.Refused
 		between := errors.As(err, &refused) && refused.Status == http.StatusConflict
 		if !between || again == patchAgain || !node.Sleep(ctx, promotePause) {
-			return fault.New(fault.Failed, "Patroni of %s does not take the change: %s", p.m.Self.Name, mtls.Words(err))
+			return fault.New(fault.Failed, "Patroni of %s does not take the change: %s", p.m.Self.Name, noanswer.Words(err))
 		}
 	}
 }

@@ -14,8 +14,8 @@ import (
 	"github.com/slipwayhq/slipway/firstboot/node"
 	"github.com/slipwayhq/slipway/firstboot/plan"
 	"github.com/slipwayhq/slipway/firstboot/role/consensus"
-	"github.com/slipwayhq/slipway/firstboot/role/mtls"
 	"github.com/slipwayhq/slipway/firstboot/status"
+	"github.com/slipwayhq/slipway/internal/noanswer"
 )
 
 // lookAgain is how often it is looked at what is waited for.
@@ -170,7 +170,7 @@ func initialized(ctx context.Context, n *node.Node) (key string, found bool, err
 		if err == nil {
 			return key, found, nil
 		}
-		n.Waiting("etcd does not answer: %s", mtls.Words(err))
+		n.Waiting("etcd does not answer: %s", noanswer.Words(err))
 		if !node.Sleep(ctx, lookAgain) {
 			return "", false, ctx.Err()
 		}
@@ -203,7 +203,7 @@ func primaryAnswers(ctx context.Context, n *node.Node, rest *patroni) error {
 				return nil
 			}
 			if err != nil {
-				wrong = append(wrong, other.Name+": "+mtls.Words(err))
+				wrong = append(wrong, other.Name+": "+noanswer.Words(err))
 			} else {
 				wrong = append(wrong, fmt.Sprintf("%s: %s, %s", other.Name, o.Role, o.State))
 			}
@@ -220,11 +220,11 @@ func (s *Start) stage(ctx context.Context, n *node.Node, rest *patroni) (waits s
 	m := n.Member
 	o, err := rest.own(ctx, m.Self)
 	if err != nil {
-		return "Patroni does not answer yet: " + mtls.Words(err), false, nil
+		return "Patroni does not answer yet: " + noanswer.Words(err), false, nil
 	}
 	d, err := rest.cluster(ctx)
 	if err != nil {
-		return "Patroni does not reach etcd: " + mtls.Words(err), false, nil
+		return "Patroni does not reach etcd: " + noanswer.Words(err), false, nil
 	}
 	i := slices.IndexFunc(d.Members, func(v status.DatabaseMember) bool { return v.Role == leader || v.Role == standby })
 	switch {
@@ -276,7 +276,7 @@ func cloned(n *node.Node) string {
 func tend(ctx context.Context, n *node.Node, rest *patroni) error {
 	changed, err := rest.follow(ctx)
 	if err != nil {
-		return fmt.Errorf("taking over the plan's parameters: %s", mtls.Words(err))
+		return fmt.Errorf("taking over the plan's parameters: %s", noanswer.Words(err))
 	}
 	if changed {
 		n.Changed("told Patroni the plan's parameters")
@@ -285,7 +285,7 @@ func tend(ctx context.Context, n *node.Node, rest *patroni) error {
 		return nil // the other site's databases come by replication
 	}
 	if err := rest.complete(ctx, n); err != nil {
-		return fmt.Errorf("telling how the site's own log began: %s", mtls.Words(err))
+		return fmt.Errorf("telling how the site's own log began: %s", noanswer.Words(err))
 	}
 	made, err := furnish(ctx, n, n.Member)
 	if err != nil {

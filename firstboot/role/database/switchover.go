@@ -13,6 +13,7 @@ import (
 	"github.com/slipwayhq/slipway/firstboot/node"
 	"github.com/slipwayhq/slipway/firstboot/role/mtls"
 	"github.com/slipwayhq/slipway/internal/fault"
+	"github.com/slipwayhq/slipway/internal/noanswer"
 )
 
 // Switchover has another node of the site lead, in good order: the leader stops
@@ -61,7 +62,7 @@ func switchover(ctx context.Context, e *actions.Env, a SwitchoverArgs) (*Switcho
 	defer rest.mtls.Close()
 	d, err := rest.cluster(ctx)
 	if err != nil {
-		return nil, fault.New(fault.Failed, "Patroni of %s does not answer: %s", m.Self.Name, mtls.Words(err))
+		return nil, fault.New(fault.Failed, "Patroni of %s does not answer: %s", m.Self.Name, noanswer.Words(err))
 	}
 	switch lead := d.Leader(); {
 	case lead == a.Candidate && lead != "":
@@ -100,7 +101,7 @@ func handOver(ctx context.Context, e *actions.Env, rest *patroni, a SwitchoverAr
 		case err == nil:
 			return nil
 		case refused == nil:
-			e.Say("Patroni has not said how it ended: %s", mtls.Words(err))
+			e.Say("Patroni has not said how it ended: %s", noanswer.Words(err))
 			return nil
 		case !strings.Contains(refused.Said, "no good candidates"), time.Now().After(deadline), !node.Sleep(ctx, candidatePause):
 			return fault.New(fault.Failed, "Patroni refuses the switchover: %s", refused.Said)
@@ -132,7 +133,7 @@ func Leads(ctx context.Context, m *member.Member) (bool, error) {
 	defer rest.mtls.Close()
 	d, err := rest.cluster(ctx)
 	if err != nil {
-		return false, errors.New("Patroni does not answer: " + mtls.Words(err))
+		return false, errors.New("Patroni does not answer: " + noanswer.Words(err))
 	}
 	return d.Leader() == m.Self.Name, nil
 }
@@ -151,7 +152,7 @@ func promoted(ctx context.Context, e *actions.Env, rest *patroni, a SwitchoverAr
 		d, err := rest.cluster(limited)
 		switch lead := d.Leader(); {
 		case err != nil:
-			last = mtls.Words(err)
+			last = noanswer.Words(err)
 		case lead == a.Candidate:
 			o, err := rest.own(limited, candidate)
 			if err == nil && o.State == "running" && (o.Role == "primary" || o.Role == standby) {

@@ -13,15 +13,11 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
-	"net/url"
-	"os"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/slipwayhq/slipway/firstboot/member"
@@ -125,30 +121,4 @@ func (c *Client) JSON(ctx context.Context, method, address string, in, out any) 
 		return fmt.Errorf("the answer makes no sense: %w", err)
 	}
 	return nil
-}
-
-// Words says in a few words why a service did not answer, without its URL: the
-// report names the service by its node.
-func Words(err error) string {
-	var (
-		outer   *url.Error
-		timeout net.Error
-		dial    *net.OpError
-	)
-	if errors.As(err, &outer) {
-		err = outer.Err
-	}
-	switch {
-	case errors.Is(err, syscall.ECONNREFUSED):
-		return "connection refused"
-	case errors.Is(err, syscall.EHOSTUNREACH), errors.Is(err, syscall.ENETUNREACH):
-		return "no route to it"
-	case errors.Is(err, io.EOF), errors.Is(err, syscall.ECONNRESET):
-		return "it hung up"
-	case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, context.DeadlineExceeded), errors.As(err, &timeout) && timeout.Timeout():
-		return "no answer"
-	case errors.As(err, &dial):
-		return dial.Err.Error()
-	}
-	return err.Error()
 }

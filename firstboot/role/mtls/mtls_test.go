@@ -3,7 +3,6 @@ package mtls
 import (
 	"errors"
 	"io"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -42,17 +41,6 @@ func TestGarbageAndRefusalsAreToldInAFewWords(t *testing.T) {
 	err := c.JSON(t.Context(), http.MethodPost, url+"/no", struct{}{}, &out)
 	var refused *Refused
 	if !errors.As(err, &refused) || refused.Status != 403 || !strings.HasPrefix(err.Error(), "HTTP 403: client certificate required ?!") || len(err.Error()) > 300 {
-		t.Error(err)
-	}
-}
-
-func TestSilenceIsToldInWords(t *testing.T) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	l.Close()
-	if err := (&Client{http: http.DefaultClient}).JSON(t.Context(), http.MethodGet, "http://"+l.Addr().String(), nil, nil); err == nil || Words(err) != "connection refused" {
 		t.Error(err)
 	}
 }

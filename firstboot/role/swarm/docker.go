@@ -20,7 +20,7 @@ import (
 
 	"github.com/slipwayhq/slipway/firstboot/node"
 	"github.com/slipwayhq/slipway/firstboot/plan"
-	"github.com/slipwayhq/slipway/firstboot/role/mtls"
+	"github.com/slipwayhq/slipway/internal/noanswer"
 )
 
 const (
@@ -86,13 +86,13 @@ func (d *docker) send(ctx context.Context, limit time.Duration, method, path, ki
 		if errors.Is(err, fs.ErrNotExist) {
 			return errors.New("Docker does not run yet")
 		}
-		return fmt.Errorf("Docker: %s", mtls.Words(err))
+		return fmt.Errorf("Docker: %s", noanswer.Words(err))
 	}
 	defer answer.Body.Close()
 	data, err := io.ReadAll(io.LimitReader(answer.Body, answerLimit+1))
 	switch {
 	case err != nil:
-		return fmt.Errorf("Docker: %s", mtls.Words(err))
+		return fmt.Errorf("Docker: %s", noanswer.Words(err))
 	case len(data) > answerLimit:
 		return fmt.Errorf("Docker answered more than %d MiB", answerLimit>>20)
 	case answer.StatusCode >= 300:
