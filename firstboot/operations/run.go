@@ -58,7 +58,7 @@ func (r *Runner) Run(ctx context.Context, prepare Prepare) (*Result, error) {
 	result.Left = op.check(now)
 	if toDo == 0 && len(result.Left) == 0 {
 		result.Verified = true
-		r.Say(fmt.Sprintf("Nothing to do: %s is so already.", op.Title))
+		r.Say(fmt.Sprintf("Nothing to do, done already: %s.", op.Title))
 		return result, nil
 	}
 	r.show(op)

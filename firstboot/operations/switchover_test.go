@@ -101,7 +101,7 @@ func TestASwitchoverIsDoneOnceAllSeeItAndTheAddressFollows(t *testing.T) {
 func TestANodeThatLeadsAlreadyHasNothingToTakeOver(t *testing.T) {
 	w, said := build(), []string{}
 	result, err := w.runner(&said).Run(t.Context(), Switchover(w.cluster(), "", "a-db1"))
-	if err != nil || !result.Verified || result.Steps[0].Outcome != Already || strings.Join(said, "") != "Nothing to do: have a-db1 lead site a is so already." {
+	if err != nil || !result.Verified || result.Steps[0].Outcome != Already || strings.Join(said, "") != "Nothing to do, done already: have a-db1 lead site a." {
 		t.Errorf("%+v, %v, %q", result, err, said)
 	}
 }
