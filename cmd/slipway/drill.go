@@ -1,13 +1,18 @@
 package main
 
 import (
+	"cmp"
+	"context"
 	"crypto/rand"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"text/tabwriter"
 	"time"
 
@@ -47,7 +52,10 @@ The cluster needs a repository: "backup" in FILE (docs/drill.md, "Restore", show
 
 FILE is cluster.yaml unless another is named.
 
-Exit status: 0 everything held, 9 something did not.
+Ctrl-C ends the fault that is under way, makes no other, and tells the result of the
+rounds so far; a second one ends the drill at once, without a result.
+
+Exit status: 0 everything held, 9 something did not, 130 it was interrupted.
 
 Examples:
   slipway drill                                    # each fault once
@@ -142,8 +150,8 @@ func runDrill(c *cli.Context) error {
 }
 
 // onSite makes a cluster, has something done with it, and takes it away again, unless what
-// was done did not hold or failed: then disks and logs are kept.
-func (l *labSession) onSite(c *cli.Context, do func(c *cli.Context, site *drill.Site, dir string) (held bool, err error)) (err error) {
+// came of it is suspect: then disks and logs are kept for a look.
+func (l *labSession) onSite(c *cli.Context, do func(c *cli.Context, site *drill.Site, dir string) (suspect bool, err error)) (err error) {
 	memory, err := profile.ParseSize(c.String("memory"))
 	if err != nil {
 		return fault.New(fault.Usage, "--memory: %w", err)
@@ -177,24 +185,24 @@ func (l *labSession) onSite(c *cli.Context, do func(c *cli.Context, site *drill.
 		return err
 	}
 	l.log.Infof("the cluster has formed in %.0f s", time.Since(began).Seconds())
-	held, err := do(c, site, dir)
-	kept = kept || !held && c.Context.Err() == nil
+	suspect, err := do(c, site, dir)
+	kept = kept || suspect
 	return err
 }
 
 // rehearse brings the database back from its backups, and shows what came of it.
-func (l *labSession) rehearse(c *cli.Context, site *drill.Site, _ string) (held bool, err error) {
+func (l *labSession) rehearse(c *cli.Context, site *drill.Site, _ string) (suspect bool, err error) {
 	ground := &rehearsal.Lab{Site: site, FormTime: c.Duration("timeout"), Log: l.log}
 	l.log.Info("waiting until nothing is under way any more")
 	if err := ground.Whole(c.Context); err != nil {
-		return false, err
+		return c.Context.Err() == nil, err
 	}
 	result, err := rehearsal.Run(c.Context, rehearsal.Config{
 		Cluster: l.topology.Name, Version: builder.Version, Log: l.log, Patience: c.Duration("timeout") / 2,
 		After: rehearsal.WritesOn(site.Plan), Ground: ground,
 	})
 	if err != nil {
-		return false, err
+		return c.Context.Err() == nil, err
 	}
 	if c.Bool("json") {
 		err = printJSON(c, result)
@@ -204,25 +212,54 @@ func (l *labSession) rehearse(c *cli.Context, site *drill.Site, _ string) (held 
 	if err == nil && !result.Held() {
 		err = fault.New(fault.Failed, "what is back of %s is not what was written", result.Cluster)
 	}
-	return result.Held(), err
+	return !result.Held(), err
 }
 
 // drill hurts the cluster and shows what came of it.
-func (l *labSession) drill(c *cli.Context, site *drill.Site, dir string, chosen []faults.Fault, rounds []schedule.Round, seed uint64) (held bool, err error) {
+func (l *labSession) drill(c *cli.Context, site *drill.Site, dir string, chosen []faults.Fault, rounds []schedule.Round, seed uint64) (suspect bool, err error) {
 	l.log.Infof("seed %d, %d rounds", seed, len(rounds))
 	file, err := os.OpenFile(historyFile(c, dir), os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o644)
 	if err != nil {
 		return false, err
 	}
 	defer file.Close()
-	result, err := drill.Run(c.Context, drill.Config{
+	ctx, end := untilSecondInterrupt(c.Context, func() {
+		l.log.Warn("ending the fault that is under way; when the cluster is whole again, the result of the rounds so far follows; Ctrl-C again ends the drill at once, without a result")
+	})
+	defer end()
+	result, err := drill.Run(ctx, drill.Config{
 		Cluster: l.topology.Name, Version: builder.Version, Seed: seed, Schedule: rounds, Faults: faults.On(site.Lab, chosen),
-		Ground: site.Lab, Load: site.Clients, History: file, Until: c.Duration("duration"), Recover: c.Duration("timeout") / 2, Log: l.log,
+		Ground: site.Lab, Load: site.Clients, History: file, Until: c.Duration("duration"), Stop: c.Context.Done(), Recover: c.Duration("timeout") / 2, Log: l.log,
 	})
 	if err != nil {
-		return false, err
+		return !errors.Is(err, context.Canceled), err
 	}
-	return result.Held(), showDrill(c, result)
+	return !result.Held(), cmp.Or(showDrill(c, result), drilled(c.Context, result))
+}
+
+// untilSecondInterrupt is ctx for something that ends by itself, and well, after a first
+// Ctrl-C, at which first is called: it ends with the second one, or when the process is
+// asked to terminate.
+func untilSecondInterrupt(ctx context.Context, first func()) (lasting context.Context, end func()) {
+	lasting, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	signals := make(chan os.Signal, 2)
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+	go func() {
+		defer cancel()
+		defer signal.Stop(signals)
+		for warned := false; ; warned = true {
+			select {
+			case s := <-signals:
+				if warned || s == syscall.SIGTERM {
+					return
+				}
+				first()
+			case <-lasting.Done():
+				return
+			}
+		}
+	}()
+	return lasting, cancel
 }
 
 // scratch is a new directory beside those of labs: disks may be too large for where
@@ -255,14 +292,19 @@ func showDrill(c *cli.Context, result *drill.Result) error {
 	} else {
 		_, err = io.WriteString(c.App.Writer, drillreport.Text(result))
 	}
-	if err != nil {
-		return err
-	}
-	return drilled(result)
+	return err
 }
 
-// drilled is an error if anything did not hold.
-func drilled(result *drill.Result) error {
+// drilled is an error if anything did not hold, or if ctx has ended before all rounds
+// were made.
+func drilled(ctx context.Context, result *drill.Result) error {
+	if ctx.Err() != nil {
+		found := "all held"
+		if !result.Held() {
+			found = "something did not hold"
+		}
+		return fault.New(fault.Failed, "%w", context.Canceled).WithMend("rounds made: %d, and %s; not begun: %d", len(result.Rounds), found, result.Skipped)
+	}
 	if result.Held() {
 		return nil
 	}

@@ -1,10 +1,13 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/slipwayhq/slipway/firstboot/topology"
@@ -83,10 +86,53 @@ func TestTheDocumentedExampleCanBeRestored(t *testing.T) {
 func TestWhatDidNotHoldInADrillIsAnError(t *testing.T) {
 	good := &drill.Result{Cluster: "shop"}
 	bad := &drill.Result{Cluster: "shop", Seed: 42, Verdict: checker.Verdict{Claims: []checker.Claim{{Name: "nothing-lost"}}}}
-	if err := drilled(good); err != nil {
+	if err := drilled(t.Context(), good); err != nil {
 		t.Error(err)
 	}
-	if err := drilled(bad); fault.Of(err) != fault.Failed || !strings.Contains(fault.Mend(err), "--seed 42") {
+	if err := drilled(t.Context(), bad); fault.Of(err) != fault.Failed || !strings.Contains(fault.Mend(err), "--seed 42") {
 		t.Errorf("%v; %s", err, fault.Mend(err))
+	}
+}
+
+func TestAnInterruptedDrillTellsWhatItHasSeen(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	for want, verdict := range map[string]checker.Verdict{
+		"rounds made: 1, and all held; not begun: 3":               {},
+		"rounds made: 1, and something did not hold; not begun: 3": {Claims: []checker.Claim{{Name: "nothing-lost"}}},
+	} {
+		err := drilled(ctx, &drill.Result{Rounds: make([]drill.Round, 1), Skipped: 3, Verdict: verdict})
+		if fault.ExitCode(err) != 130 || fault.Mend(err) != want {
+			t.Errorf("%d, %q, want %q", fault.ExitCode(err), fault.Mend(err), want)
+		}
+	}
+}
+
+func TestOneInterruptLetsADrillEndAndTwoEndIt(t *testing.T) {
+	for name, signals := range map[string][]syscall.Signal{
+		"Ctrl-C twice": {syscall.SIGINT, syscall.SIGINT},
+		"SIGTERM":      {syscall.SIGTERM},
+	} {
+		outer, stop := signal.NotifyContext(t.Context(), os.Interrupt, syscall.SIGTERM)
+		told := make(chan bool, 2)
+		lasting, end := untilSecondInterrupt(outer, func() { told <- true })
+		for i, s := range signals {
+			if lasting.Err() != nil {
+				t.Errorf("%s: it ended before signal %d", name, i+1)
+			}
+			if err := syscall.Kill(os.Getpid(), s); err != nil {
+				t.Fatal(err)
+			}
+			if i < len(signals)-1 {
+				<-told
+				<-outer.Done()
+			}
+		}
+		<-lasting.Done()
+		if len(told) > 0 {
+			t.Errorf("%s: whoever cannot wait any more is told to", name)
+		}
+		end()
+		stop()
 	}
 }

@@ -54,6 +54,9 @@ type Config struct {
 	Minimum int
 	// Until bounds the drill: no round is begun later. 0: there is no bound.
 	Until time.Duration
+	// Stop ends the drill early when it is closed: the fault that is held is ended, no
+	// other is made, and what there is is judged. Before the first fault nothing is.
+	Stop <-chan struct{}
 	// Recover bounds the wait for the cluster after a fault; default 20 minutes, for
 	// machines that are emulated.
 	Recover time.Duration
@@ -96,16 +99,7 @@ func Run(ctx context.Context, cfg Config) (*Result, error) {
 	watcher.Go(func() { r.watch(watching) })
 	defer watcher.Wait()
 	defer stopWatching()
-	if _, err := r.whole(ctx, 0); err != nil {
-		return nil, err
-	}
-	prepare, cancel := context.WithTimeout(ctx, r.Recover)
-	defer cancel()
-	if err := load.Prepare(prepare, r.Load); err != nil {
-		return nil, err
-	}
-	// What that has cost the machines is over before the clients begin.
-	if _, err := r.whole(ctx, r.history.Now()); err != nil {
+	if err := r.prepare(ctx); err != nil {
 		return nil, err
 	}
 	clients := load.Start(ctx, r.Load)
@@ -124,11 +118,38 @@ func Run(ctx context.Context, cfg Config) (*Result, error) {
 	return result, ctx.Err()
 }
 
+// prepare waits until the cluster is whole and makes what the clients need.
+func (r *run) prepare(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	go func() {
+		select {
+		case <-r.Stop:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	if _, err := r.whole(ctx, 0); err != nil {
+		return err
+	}
+	bounded, cancelBounded := context.WithTimeout(ctx, r.Recover)
+	defer cancelBounded()
+	if err := load.Prepare(bounded, r.Load); err != nil {
+		return err
+	}
+	// What that has cost the machines is over before the clients begin.
+	_, err := r.whole(ctx, r.history.Now())
+	return err
+}
+
 // rounds carries out the schedule.
 func (r *run) rounds(ctx context.Context) (*Result, error) {
 	result := &Result{Format: Format, Cluster: r.Cluster, Version: r.Version, Began: r.history.Began().UTC(), Seed: r.Seed, ScheduleFormat: schedule.Format, Rounds: []Round{}}
 	for i, s := range r.Schedule {
-		if r.Until > 0 && r.history.Now() > r.Until {
+		if err := r.hold(ctx, s.Rest); err != nil {
+			return nil, err
+		}
+		if r.stopped() || r.Until > 0 && r.history.Now() > r.Until {
 			result.Skipped = len(r.Schedule) - i
 			break
 		}
@@ -143,16 +164,16 @@ func (r *run) rounds(ctx context.Context) (*Result, error) {
 			break
 		}
 	}
+	if len(result.Rounds) == 0 && r.stopped() {
+		return nil, context.Canceled
+	}
 	// The last gap ends with an answer.
 	return result, pause(ctx, 2*time.Second)
 }
 
-// round is one fault: rest, inject, hold, heal, wait until all is well again.
+// round is one fault: inject, hold, heal, wait until all is well again.
 func (r *run) round(ctx context.Context, s schedule.Round) (Round, error) {
 	round := Round{Round: s, Hit: s.Nodes}
-	if err := pause(ctx, s.Rest); err != nil {
-		return round, err
-	}
 	i := slices.IndexFunc(r.Faults, func(f Fault) bool { return f.Plan().Name == s.Fault })
 	if i < 0 {
 		return round, fault.New(fault.Usage, "there is no fault %q", s.Fault)
@@ -175,7 +196,7 @@ func (r *run) round(ctx context.Context, s schedule.Round) (Round, error) {
 	err := f.Inject(ctx, round.Hit, s.Seed)
 	if err != nil {
 		round.Problem = "the fault could not be made: " + err.Error()
-	} else if err := pause(ctx, s.Hold); err != nil {
+	} else if err := r.hold(ctx, s.Hold); err != nil {
 		return round, err
 	}
 	// What has failed half way is healed too.
@@ -313,6 +334,25 @@ func (r *run) judge(ctx context.Context, result *Result) {
 		result.Outcome = "held"
 	}
 	result.Picture = picture(r.Ground.Nodes(), r.Ground.VIPs(), ops, addresses, result.Length)
+}
+
+// hold waits, but no longer than until the drill is stopped.
+func (r *run) hold(ctx context.Context, d time.Duration) error {
+	select {
+	case <-time.After(d):
+	case <-r.Stop:
+	case <-ctx.Done():
+	}
+	return ctx.Err()
+}
+
+func (r *run) stopped() bool {
+	select {
+	case <-r.Stop:
+		return true
+	default:
+		return false
+	}
 }
 
 // pause waits, or not when ctx ends.

@@ -96,9 +96,9 @@ func NewSite(ctx context.Context, cfg SiteConfig) (s *Site, err error) {
 const formTime = 40 * time.Minute
 
 // Form gives all machines power and waits until they say that they are ready. They
-// have it for as long as ctx lives.
+// have it until Close, whatever becomes of ctx.
 func (s *Site) Form(ctx context.Context, limit time.Duration) error {
-	if err := s.Cluster.StartAll(ctx); err != nil {
+	if err := s.Cluster.StartAll(context.WithoutCancel(ctx)); err != nil {
 		return err
 	}
 	if limit == 0 {

@@ -19,9 +19,10 @@ type process struct {
 
 // startTied starts cmd so that the kernel kills it when this process dies. The
 // signal is tied to the thread that forked (prctl(2), PR_SET_PDEATHSIG), so one
-// thread is kept for as long as the child runs.
+// thread is kept for as long as the child runs. A Ctrl-C at the terminal is for this
+// process alone to act on.
 func startTied(cmd *exec.Cmd) (*process, error) {
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
 	p := &process{cmd: cmd, done: make(chan struct{})}
 	started := make(chan error, 1)
 	go func() {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -68,6 +69,20 @@ func (f deafLoss) Heal(_ context.Context, nodes []string) error {
 	return nil
 }
 
+// stopping is a fault with which somebody loses patience when it is over.
+type stopping struct {
+	drill.Fault
+	last func() bool
+	stop chan<- struct{}
+}
+
+func (f stopping) Heal(ctx context.Context, nodes []string) error {
+	if f.last() {
+		close(f.stop)
+	}
+	return f.Fault.Heal(ctx, nodes)
+}
+
 func rounds(t *testing.T, c *cluster, count int, faults ...drill.Fault) drill.Config {
 	t.Helper()
 	var plans []schedule.Fault
@@ -83,9 +98,14 @@ func rounds(t *testing.T, c *cluster, count int, faults ...drill.Fault) drill.Co
 
 func TestAClusterAsSlipwayBuildsItLosesNothing(t *testing.T) {
 	c := form(t)
-	r := c.drill(rounds(t, c, 2, c.fault("kill-postgres", schedule.Primary), deafLoss{c, 4 * time.Second}))
+	stop := make(chan struct{})
+	healed := atomic.Int32{}
+	until := func(f drill.Fault) drill.Fault { return stopping{f, func() bool { return healed.Add(1) == 4 }, stop} }
+	cfg := rounds(t, c, 3, until(c.fault("kill-postgres", schedule.Primary)), until(deafLoss{c, 4 * time.Second}))
+	cfg.Stop = stop
+	r := c.drill(cfg)
 	t.Log("\n" + report.Text(r))
-	if !r.Held() || len(r.Rounds) != 4 || r.Skipped != 0 {
+	if !r.Held() || len(r.Rounds) != 4 || r.Skipped != 2 {
 		t.Errorf("held %t, %d rounds, %d skipped, %s", r.Held(), len(r.Rounds), r.Skipped, r.Problem)
 	}
 	for _, round := range r.Rounds {
