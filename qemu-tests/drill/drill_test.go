@@ -98,6 +98,10 @@ func sshServer(t *testing.T, allowed ssh.PublicKey) (address string) {
 				for c := range channels {
 					// RFC 4254, 7.2: the host and port that the client wants.
 					host := c.ExtraData()[4 : 4+binary.BigEndian.Uint32(c.ExtraData())]
+					if string(host) == "127.0.0.9" {
+						c.Reject(ssh.ConnectionFailed, "connection refused")
+						continue
+					}
 					channel, requests, err := c.Accept()
 					if err != nil {
 						return
@@ -156,12 +160,23 @@ func TestATunnelLeadsToANodesOwnServicesAndKnowsDeadlines(t *testing.T) {
 		}
 		conn.Close()
 	}
+	if _, err := tunnels.connect(t.Context(), server, "127.0.0.9:5432"); err == nil {
+		t.Error("a service that is not there answers")
+	} else if conn, err := tunnels.connect(t.Context(), server, "127.0.0.1:5432"); err != nil {
+		t.Error(err)
+	} else {
+		conn.Close()
+	}
 	if dials != 1 {
 		t.Errorf("%d connections to the SSH server", dials)
 	}
 	tunnels.close()
 	tunnels.key = sshKey(t)
+	dials = 0
 	if _, err := tunnels.connect(t.Context(), server, "127.0.0.1:5432"); err == nil {
 		t.Error("another key is let in")
+	}
+	if _, err := tunnels.connect(t.Context(), server, "127.0.0.1:5432"); err == nil || dials != 1 {
+		t.Errorf("at once after a login that failed there are %d: %v", dials, err)
 	}
 }

@@ -2,9 +2,11 @@ package drill
 
 import (
 	"context"
+	"errors"
 	"io"
 	"net"
 	"sync"
+	"time"
 
 	"golang.org/x/crypto/ssh"
 )
@@ -16,21 +18,40 @@ type tunnels struct {
 	key  ssh.Signer
 
 	mu   sync.Mutex
-	open map[string]*ssh.Client // by the address of the SSH server
+	ways map[string]*way // by the address of the SSH server
 }
+
+// way is a connection to an SSH server, once ready is closed, or why there is none.
+type way struct {
+	ready  chan struct{}
+	client *ssh.Client
+	err    error
+}
+
+// A login takes an emulated machine that has other work for a minute. It is not broken off
+// for a client that cannot wait any longer, or none would ever succeed, and after one that
+// failed there is a pause: the drill must not be what keeps a machine from its recovery.
+const (
+	dialTime   = 10 * time.Second
+	loginTime  = 90 * time.Second
+	loginPause = 5 * time.Second
+)
 
 // sshUser is the user that a node has for the keys of a lab (seeding.Options).
 const sshUser = "slipway"
 
 // connect opens an address as the node with that SSH server sees it.
 func (t *tunnels) connect(ctx context.Context, server, address string) (net.Conn, error) {
-	client, err := t.client(ctx, server)
+	w, err := t.way(ctx, server)
 	if err != nil {
 		return nil, err
 	}
-	channel, err := client.DialContext(ctx, "tcp", address)
+	channel, err := w.client.DialContext(ctx, "tcp", address)
 	if err != nil {
-		t.forget(server, client)
+		// A service that is not there is no fault of the way to it.
+		if refused := (*ssh.OpenChannelError)(nil); !errors.As(err, &refused) {
+			t.forget(server, w)
+		}
 		return nil, err
 	}
 	// A channel of SSH knows no deadlines, a pipe does.
@@ -45,20 +66,42 @@ func (t *tunnels) connect(ctx context.Context, server, address string) (net.Conn
 	return ours, nil
 }
 
-func (t *tunnels) client(ctx context.Context, server string) (*ssh.Client, error) {
+// way is the way to an SSH server; whoever comes while another is logging in waits for that.
+func (t *tunnels) way(ctx context.Context, server string) (*way, error) {
 	t.mu.Lock()
-	client := t.open[server]
-	t.mu.Unlock()
-	if client != nil {
-		return client, nil
+	w := t.ways[server]
+	if w == nil {
+		w = &way{ready: make(chan struct{})}
+		if t.ways == nil {
+			t.ways = map[string]*way{}
+		}
+		t.ways[server] = w
+		go func() {
+			w.client, w.err = t.login(context.WithoutCancel(ctx), server)
+			close(w.ready)
+			if w.err != nil {
+				time.Sleep(loginPause)
+				t.forget(server, w)
+			}
+		}()
 	}
-	conn, err := t.dial(ctx, server)
+	t.mu.Unlock()
+	select {
+	case <-w.ready:
+		return w, w.err
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+func (t *tunnels) login(ctx context.Context, server string) (*ssh.Client, error) {
+	bounded, cancel := context.WithTimeout(ctx, dialTime)
+	defer cancel()
+	conn, err := t.dial(bounded, server)
 	if err != nil {
 		return nil, err
 	}
-	// NewClientConn heeds no context.
-	stop := context.AfterFunc(ctx, func() { conn.Close() })
-	defer stop()
+	conn.SetDeadline(time.Now().Add(loginTime))
 	c, channels, requests, err := ssh.NewClientConn(conn, server, &ssh.ClientConfig{
 		User: sshUser, Auth: []ssh.AuthMethod{ssh.PublicKeys(t.key)},
 		// Who answers is proven by the TLS inside: the database's certificate.
@@ -68,35 +111,32 @@ func (t *tunnels) client(ctx context.Context, server string) (*ssh.Client, error
 		conn.Close()
 		return nil, err
 	}
-	client = ssh.NewClient(c, channels, requests)
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.open == nil {
-		t.open = map[string]*ssh.Client{}
-	}
-	if other := t.open[server]; other != nil {
-		client.Close()
-		return other, nil
-	}
-	t.open[server] = client
-	return client, nil
+	conn.SetDeadline(time.Time{})
+	return ssh.NewClient(c, channels, requests), nil
 }
 
-// forget ends a connection that does not lead anywhere any more.
-func (t *tunnels) forget(server string, client *ssh.Client) {
-	client.Close()
+// forget ends a way that does not lead anywhere any more.
+func (t *tunnels) forget(server string, w *way) {
+	if w.client != nil {
+		w.client.Close()
+	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.open[server] == client {
-		delete(t.open, server)
+	if t.ways[server] == w {
+		delete(t.ways, server)
 	}
 }
 
+// close ends all ways. A login that is under way ends with its machine.
 func (t *tunnels) close() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	for _, client := range t.open {
-		client.Close()
+	for server, w := range t.ways {
+		delete(t.ways, server)
+		go func() {
+			if <-w.ready; w.client != nil {
+				w.client.Close()
+			}
+		}()
 	}
-	t.open = nil
 }

@@ -27,8 +27,9 @@ func settings(m *member.Member) tree {
 		"max_slot_wal_keep_size": fmt.Sprintf("%dMB", p.MaxSlotWALKeep),
 		// A replica that is promoted just after it has lost the primary first sits out
 		// this pause (PostgreSQL 17, xlogrecovery.c, WaitForWALToBecomeAvailable), which
-		// is 5 s otherwise: seconds in which nobody can write.
-		"wal_retrieve_retry_interval": "1s",
+		// is 5 s otherwise: seconds in which nobody can write. Slow nodes, which are asked
+		// less often too, keep it: each try is a process and costs them as much.
+		"wal_retrieve_retry_interval": fmt.Sprintf("%ds", min(times.Interval(), 5)),
 		// After a crash all data are synchronized before anything is replayed. By default
 		// each file is opened for that, of which there may be tens of thousands; this is one
 		// call to the kernel, which since Linux 5.8 tells of errors too.

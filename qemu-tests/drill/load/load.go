@@ -170,6 +170,10 @@ type client struct {
 func (l *Load) client(ctx context.Context, number int, address, direct string, every time.Duration, work func(*client, context.Context)) {
 	c := &client{Load: l, random: rand.New(rand.NewPCG(l.cfg.Seed, uint64(number))), address: address, direct: direct, seen: map[string]int64{}}
 	c.renew()
+	longest := max(every, time.Second)
+	if direct != "" {
+		longest = 4 * every // nobody is served there
+	}
 	l.group.Go(func() {
 		defer func() {
 			if c.session != nil {
@@ -180,7 +184,7 @@ func (l *Load) client(ctx context.Context, number int, address, direct string, e
 			// Between half and one and a half of the pause, so that clients do not go in step.
 			// Who is not let in knocks less often, up to once a second, as pools of
 			// applications do: handshakes must not keep a database from its recovery.
-			pause := min(every<<min(c.refused, 10), max(every, time.Second))
+			pause := min(every<<min(c.refused, 10), longest)
 			pause = pause/2 + time.Duration(c.random.Int64N(int64(pause)))
 			select {
 			case <-ctx.Done():
