@@ -179,7 +179,7 @@ func (l *labSession) onSite(c *cli.Context, do func(c *cli.Context, site *drill.
 	}
 	defer site.Close() // before the directory goes
 	began := time.Now()
-	l.log.Infof("%d machines have power; waiting until the cluster has formed", len(l.topology.Nodes))
+	l.log.Infof("%d machines get power, those with the data and the votes first; waiting until the cluster has formed", len(l.topology.Nodes))
 	if err := site.Form(c.Context, c.Duration("timeout")); err != nil {
 		kept = c.Context.Err() == nil || kept
 		return err

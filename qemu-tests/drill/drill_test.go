@@ -17,6 +17,7 @@ import (
 	"github.com/slipwayhq/slipway/firstboot/overview"
 	"github.com/slipwayhq/slipway/firstboot/plan"
 	"github.com/slipwayhq/slipway/firstboot/status"
+	"github.com/slipwayhq/slipway/firstboot/topology"
 	"github.com/slipwayhq/slipway/qemu-tests/drill/checker"
 	"github.com/slipwayhq/slipway/qemu-tests/drill/history"
 )
@@ -178,5 +179,17 @@ func TestATunnelLeadsToANodesOwnServicesAndKnowsDeadlines(t *testing.T) {
 	}
 	if _, err := tunnels.connect(t.Context(), server, "127.0.0.1:5432"); err == nil || dials != 1 {
 		t.Errorf("at once after a login that failed there are %d: %v", dials, err)
+	}
+}
+
+func TestDataAndVotesOfTheServingSiteGetPowerFirst(t *testing.T) {
+	for example, want := range map[string][]string{"postgres-ha": {"a-db1", "a-db2", "a-db3"}, "postgres-pair": {"db1", "db2", "witness1"}} {
+		top, err := topology.Load("../../examples/" + example + "/cluster.yaml")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := foundation(top.Plan()); !reflect.DeepEqual(got, want) {
+			t.Errorf("%s: %q, want %q", example, got, want)
+		}
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"github.com/slipwayhq/slipway/firstboot/pki"
+	"github.com/slipwayhq/slipway/firstboot/plan"
 	"github.com/slipwayhq/slipway/firstboot/seeding"
 	"github.com/slipwayhq/slipway/firstboot/topology"
 	"github.com/slipwayhq/slipway/firstboot/vault"
@@ -34,6 +35,7 @@ type SiteConfig struct {
 type Site struct {
 	*Lab
 	Clients load.Config
+	log     logrus.FieldLogger
 	vault   *vault.Vault
 	close   []func()
 }
@@ -41,7 +43,7 @@ type Site struct {
 // NewSite seeds a topology with a store and a key of its own and makes its machines,
 // powered off, with disks that a power cut empties of what was not flushed.
 func NewSite(ctx context.Context, cfg SiteConfig) (s *Site, err error) {
-	s = &Site{}
+	s = &Site{log: cfg.Log}
 	defer func() {
 		if err != nil {
 			s.Close()
@@ -96,21 +98,50 @@ func NewSite(ctx context.Context, cfg SiteConfig) (s *Site, err error) {
 const formTime = 40 * time.Minute
 
 // Form gives all machines power and waits until they say that they are ready. They
-// have it until Close, whatever becomes of ctx.
+// have it until Close, whatever becomes of ctx. Those that the others live on come
+// first: where six emulated machines share two processors, a primary whose replicas
+// clone it while all others boot is late to renew its key, and its watchdog resets it.
 func (s *Site) Form(ctx context.Context, limit time.Duration) error {
-	if err := s.Cluster.StartAll(context.WithoutCancel(ctx)); err != nil {
-		return err
-	}
 	if limit == 0 {
 		limit = formTime
 	}
 	bounded, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
+	lasting := context.WithoutCancel(ctx)
+	if first := foundation(s.Plan); len(first) > 0 {
+		if _, err := s.Cluster.Start(lasting, first...); err != nil {
+			return err
+		}
+		// Should they lack one of the others after all, it comes late and not never.
+		head, cancel := context.WithTimeout(bounded, limit/2)
+		err := s.Cluster.WaitUntilReady(head, first...)
+		cancel()
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if err != nil {
+			s.log.Debugf("the others get power although %v", err)
+		}
+	}
+	if err := s.Cluster.StartAll(lasting); err != nil {
+		return err
+	}
 	err := s.Cluster.WaitUntilReady(bounded)
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
 	return err
+}
+
+// foundation are the nodes that hold the data and the votes of the site that serves.
+func foundation(p *plan.Plan) (names []string) {
+	site := p.WritableSite()
+	for _, n := range p.Nodes {
+		if n.Site == site && (plan.DatabaseRole(n.Role) || p.Votes(n.Name)) {
+			names = append(names, n.Name)
+		}
+	}
+	return names
 }
 
 // Close cuts the power of all machines. The directory stays.
