@@ -113,13 +113,10 @@ func TestACandidateThatIsSlowToAnswerIsAskedAgain(t *testing.T) {
 }
 
 // A primary whose clock is set, back or forward, goes on: it leads as long as it renews its
-// key, and says so. libfaketime gives all that the node starts a time of day of its own.
+// key, and says so.
 func TestAPrimaryWhoseClockIsSetGoesOn(t *testing.T) {
 	first, second := two(t)
-	first.Put(t, "/clock", "+0s\n")
-	first.Extra = []string{
-		"LD_PRELOAD=/usr/$LIB/faketime/libfaketime.so.1", "FAKETIME_DONT_FAKE_MONOTONIC=1", "FAKETIME_TIMESTAMP_FILE=/clock", "FAKETIME_CACHE_DURATION=1",
-	}
+	ownClock(t, first)
 	all(t, first, second)
 	second.role(t, "quorum_standby")
 	patroni, err := dial(first.Member)
@@ -144,5 +141,52 @@ func TestAPrimaryWhoseClockIsSetGoesOn(t *testing.T) {
 	}
 	if got := first.sql(t, "SELECT timeline_id FROM pg_control_checkpoint()"); got != "1" {
 		t.Errorf("it was promoted again: it is on timeline %s", got)
+	}
+}
+
+// PostgreSQL that was started at another time of day than the kernel reckons with is known
+// for what it is, by the Patroni that has started it and by the next one.
+func TestPostgreSQLIsKnownThoughTheClockWasSet(t *testing.T) {
+	first, second := two(t)
+	ownClock(t, first)
+	all(t, first, second)
+	first.Put(t, "/clock", "-600s\n")
+	time.Sleep(2 * time.Second) // libfaketime looks once a second
+
+	file := "/" + Unit + ".log"
+	log := func(from int) string { return first.File(t, file)[from:] }
+	until := func(from int, want string) {
+		t.Helper()
+		for deadline := time.Now().Add(time.Minute); !strings.Contains(log(from), want); time.Sleep(200 * time.Millisecond) {
+			if time.Now().After(deadline) {
+				t.Fatalf("Patroni does not say %q:\n%s", want, log(from))
+			}
+		}
+	}
+	postmaster := func() string {
+		return strings.Join(strings.Fields(first.Output(t, "head", "-n", "3", dataDir+"/postmaster.pid")), " ")
+	}
+	for range 2 {
+		pid, _, _ := strings.Cut(postmaster(), " ")
+		before := len(log(0))
+		first.Output(t, "kill", "-9", pid)
+		until(before, "PostgreSQL has ended (process "+pid+")")
+		until(before, "database system is ready to accept connections")
+		until(before, "I am (a-db1), the leader with the lock")
+	}
+	running, before := postmaster(), len(log(0))
+	first.KillUnit(Unit)
+	until(before, "I am (a-db1), the leader with the lock")
+	if got := postmaster(); got != running || strings.Contains(log(before), "postmaster pid=") {
+		t.Errorf("PostgreSQL was started anew: %s, before %s\n%s", got, running, log(before))
+	}
+}
+
+// ownClock gives all that a node starts a time of day of its own, by libfaketime. The kernel
+// and its accounts of processes go by the machine's.
+func ownClock(t *testing.T, n *running) {
+	n.Put(t, "/clock", "+0s\n")
+	n.Extra = []string{
+		"LD_PRELOAD=/usr/$LIB/faketime/libfaketime.so.1", "FAKETIME_DONT_FAKE_MONOTONIC=1", "FAKETIME_TIMESTAMP_FILE=/clock", "FAKETIME_CACHE_DURATION=1",
 	}
 }

@@ -407,6 +407,13 @@ func (n *Node) StopUnit(unit string) {
 	}
 }
 
+// KillUnit kills the process of a unit, which is started again. What it has started goes on.
+func (n *Node) KillUnit(unit string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.units[unit].signal(syscall.SIGKILL)
+}
+
 // Crash ends all that the test has started, at once; what those have started themselves
 // ends with the test's process namespace.
 func (n *Node) Crash() {
