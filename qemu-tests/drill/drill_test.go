@@ -5,10 +5,14 @@ import (
 	"context"
 	"crypto/ed25519"
 	"crypto/rand"
+	"crypto/tls"
 	"encoding/binary"
+	"errors"
 	"io"
 	"net"
 	"reflect"
+	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -20,6 +24,7 @@ import (
 	"github.com/slipwayhq/slipway/firstboot/topology"
 	"github.com/slipwayhq/slipway/qemu-tests/drill/checker"
 	"github.com/slipwayhq/slipway/qemu-tests/drill/history"
+	"github.com/slipwayhq/slipway/qemu-tests/drill/load"
 )
 
 const s = time.Second
@@ -191,5 +196,28 @@ func TestDataAndVotesOfTheServingSiteGetPowerFirst(t *testing.T) {
 		if got := foundation(top.Plan()); !reflect.DeepEqual(got, want) {
 			t.Errorf("%s: %q, want %q", example, got, want)
 		}
+	}
+}
+
+// well is a cluster of which all is always well, and nobody can be reached.
+type well struct{}
+
+func (well) Nodes() []string                            { return nil }
+func (well) VIPs() []string                             { return nil }
+func (well) Look(context.Context) checker.Sample        { return checker.Sample{Whole: true} }
+func (well) Watch(func(vip, node string)) (stop func()) { return func() {} }
+
+func TestADrillThatIsStoppedBeforeItsFirstFaultIsInterruptedAndHasNotFailed(t *testing.T) {
+	stop := make(chan struct{})
+	once := sync.OnceFunc(func() { close(stop) })
+	result, err := Run(t.Context(), Config{
+		Ground: well{}, Stop: stop, History: io.Discard, Settle: time.Millisecond, Look: time.Millisecond,
+		Load: load.Config{Database: "app", User: "app", Address: "192.0.2.1:5432", TLS: &tls.Config{}, Dial: func(context.Context, string, string) (net.Conn, error) {
+			once()
+			return nil, syscall.ECONNREFUSED
+		}},
+	})
+	if result != nil || !errors.Is(err, context.Canceled) {
+		t.Errorf("%+v, %v", result, err)
 	}
 }

@@ -100,6 +100,9 @@ func Run(ctx context.Context, cfg Config) (*Result, error) {
 	defer watcher.Wait()
 	defer stopWatching()
 	if err := r.prepare(ctx); err != nil {
+		if r.stopped() || ctx.Err() != nil { // which is why, whatever it says
+			return nil, context.Canceled
+		}
 		return nil, err
 	}
 	clients := load.Start(ctx, r.Load)
@@ -146,7 +149,7 @@ func (r *run) prepare(ctx context.Context) error {
 func (r *run) rounds(ctx context.Context) (*Result, error) {
 	result := &Result{Format: Format, Cluster: r.Cluster, Version: r.Version, Began: r.history.Began().UTC(), Seed: r.Seed, ScheduleFormat: schedule.Format, Rounds: []Round{}}
 	for i, s := range r.Schedule {
-		if err := r.hold(ctx, s.Rest); err != nil {
+		if err := pause(ctx, s.Rest, r.Stop); err != nil {
 			return nil, err
 		}
 		if r.stopped() || r.Until > 0 && r.history.Now() > r.Until {
@@ -168,7 +171,7 @@ func (r *run) rounds(ctx context.Context) (*Result, error) {
 		return nil, context.Canceled
 	}
 	// The last gap ends with an answer.
-	return result, pause(ctx, 2*time.Second)
+	return result, pause(ctx, 2*time.Second, nil)
 }
 
 // round is one fault: inject, hold, heal, wait until all is well again.
@@ -196,7 +199,7 @@ func (r *run) round(ctx context.Context, s schedule.Round) (Round, error) {
 	err := f.Inject(ctx, round.Hit, s.Seed)
 	if err != nil {
 		round.Problem = "the fault could not be made: " + err.Error()
-	} else if err := r.hold(ctx, s.Hold); err != nil {
+	} else if err := pause(ctx, s.Hold, r.Stop); err != nil {
 		return round, err
 	}
 	// What has failed half way is healed too.
@@ -254,7 +257,7 @@ func (r *run) whole(ctx context.Context, notBefore time.Duration) (time.Duration
 		if now > deadline {
 			return 0, fault.New(fault.Failed, "after %v the cluster is not whole: %s", r.Recover, r.last().Words())
 		}
-		if err := pause(ctx, r.Look/4); err != nil {
+		if err := pause(ctx, r.Look/4, nil); err != nil {
 			return 0, err
 		}
 	}
@@ -283,7 +286,7 @@ func (r *run) watch(ctx context.Context) {
 		r.mu.Lock()
 		r.samples = append(r.samples, s)
 		r.mu.Unlock()
-		if pause(ctx, r.Look) != nil {
+		if pause(ctx, r.Look, nil) != nil {
 			return
 		}
 	}
@@ -336,16 +339,6 @@ func (r *run) judge(ctx context.Context, result *Result) {
 	result.Picture = picture(r.Ground.Nodes(), r.Ground.VIPs(), ops, addresses, result.Length)
 }
 
-// hold waits, but no longer than until the drill is stopped.
-func (r *run) hold(ctx context.Context, d time.Duration) error {
-	select {
-	case <-time.After(d):
-	case <-r.Stop:
-	case <-ctx.Done():
-	}
-	return ctx.Err()
-}
-
 func (r *run) stopped() bool {
 	select {
 	case <-r.Stop:
@@ -355,12 +348,12 @@ func (r *run) stopped() bool {
 	}
 }
 
-// pause waits, or not when ctx ends.
-func pause(ctx context.Context, d time.Duration) error {
+// pause waits, but no longer than until ctx ends, which is an error, or stop is closed.
+func pause(ctx context.Context, d time.Duration, stop <-chan struct{}) error {
 	select {
 	case <-time.After(d):
-		return ctx.Err()
+	case <-stop:
 	case <-ctx.Done():
-		return ctx.Err()
 	}
+	return ctx.Err()
 }
