@@ -2,9 +2,9 @@
 // know each other by certificates (TLS 1.3, RFC 8446; both sides present one).
 //
 // In: an authority, a certificate with its key, a URL. Out: the answer, decoded,
-// or an error in a few words that suit a report. Whoever answers may be broken or
-// hostile: an answer has a limit in size and in time, and redirects are not
-// followed.
+// or an error; package noanswer puts it into the few words that suit a report.
+// Whoever answers may be broken or hostile: an answer has a limit in size and in
+// time, and redirects are not followed.
 package mtls
 
 import (

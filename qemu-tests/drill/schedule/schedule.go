@@ -98,10 +98,8 @@ func New(p *plan.Plan, faults []Fault, rounds int, seed uint64) ([]Round, error)
 
 // Serving is the site whose database can be written to.
 func Serving(p *plan.Plan) (string, error) {
-	for _, s := range p.Sites {
-		if s.StandbyOf == "" && len(p.DatabaseNodes(s.Name)) > 0 {
-			return s.Name, nil
-		}
+	if site := p.WritableSite(); site != "" {
+		return site, nil
 	}
 	return "", fault.New(fault.Usage, "cluster %s has no database to drill", p.Cluster)
 }
