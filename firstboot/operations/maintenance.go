@@ -237,7 +237,7 @@ func takenUp(p *plan.Plan, now overview.Overview, n plan.Node) (missing []string
 	if answer.Report.Maintenance != nil {
 		say("%s is in maintenance", n.Name)
 	}
-	if s := answer.Report.State; s != status.Ready && s != status.Degraded && s != status.Maintenance {
+	if s := answer.Report.State; !s.Up() {
 		say("%s is %s", n.Name, s)
 	}
 	for _, v := range p.HeldBy(n.Name) {

@@ -9,7 +9,6 @@ import (
 
 	"github.com/slipwayhq/slipway/firstboot/overview"
 	"github.com/slipwayhq/slipway/firstboot/plan"
-	"github.com/slipwayhq/slipway/firstboot/status"
 	"github.com/slipwayhq/slipway/firstboot/versions"
 	"github.com/slipwayhq/slipway/internal/fault"
 )
@@ -102,7 +101,7 @@ func notUpgradable(o overview.Node, to *Release) string {
 		return o.Name + ": " + o.Problem
 	case o.Report.Versions == nil:
 		return o.Name + " tells of no versions: its image is too old to be upgraded in place"
-	case o.Report.State != status.Ready && o.Report.State != status.Degraded && o.Report.State != status.Maintenance && o.Report.Version != to.Version:
+	case !o.Report.State.Up() && o.Report.Version != to.Version:
 		return fmt.Sprintf("%s is %s", o.Name, o.Report.State)
 	case o.Report.Trial && o.Report.Version != to.Version:
 		return fmt.Sprintf("%s runs version %s on trial, which is not over", o.Name, o.Report.Version)

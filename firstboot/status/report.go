@@ -130,6 +130,9 @@ func (s State) ExitCode() int {
 // Settled reports whether the state stays until something new happens.
 func (s State) Settled() bool { return s != Starting && s != Converging }
 
+// Up reports whether the role is up, and nothing of it under way.
+func (s State) Up() bool { return s == Ready || s == Degraded || s == Maintenance }
+
 // Took renders a duration as people read it.
 func Took(d time.Duration) string {
 	if d < time.Minute {

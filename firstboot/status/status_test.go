@@ -64,6 +64,14 @@ func TestTheTextCannotSteerATerminal(t *testing.T) {
 	}
 }
 
+func TestANodeThatMissesOthersIsUpAndOneAtWorkIsNot(t *testing.T) {
+	for state, want := range map[State]bool{Ready: true, Degraded: true, Maintenance: true, Starting: false, Converging: false, Unconfigured: false, Failed: false, Removed: false} {
+		if state.Up() != want {
+			t.Errorf("%s: up is %t", state, !want)
+		}
+	}
+}
+
 func TestListsOfTheReportAreNeverNull(t *testing.T) {
 	tracker, _ := tracked()
 	text, err := json.Marshal(tracker.Report())

@@ -112,9 +112,9 @@ func (s *Site) Form(ctx context.Context, limit time.Duration) error {
 		if _, err := s.Cluster.Start(lasting, first...); err != nil {
 			return err
 		}
-		// Should they lack one of the others after all, it comes late and not never.
+		// Should they need one of the others after all, it comes late and not never.
 		head, cancel := context.WithTimeout(bounded, limit/2)
-		err := s.Cluster.WaitUntilReady(head, first...)
+		err := s.Cluster.WaitUntilUp(head, first...)
 		cancel()
 		if ctx.Err() != nil {
 			return ctx.Err()

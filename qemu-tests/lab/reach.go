@@ -72,6 +72,16 @@ func (c *Cluster) WaitUntilReady(ctx context.Context, names ...string) error {
 
 // WaitUntil is WaitUntilReady for another state.
 func (c *Cluster) WaitUntil(ctx context.Context, want status.State, names ...string) error {
+	return c.await(ctx, string(want), func(s status.State) bool { return s == want }, names)
+}
+
+// WaitUntilUp waits until the named nodes, or all, say that their roles are up, though
+// they may miss others that have no power yet.
+func (c *Cluster) WaitUntilUp(ctx context.Context, names ...string) error {
+	return c.await(ctx, "up", status.State.Up, names)
+}
+
+func (c *Cluster) await(ctx context.Context, want string, is func(status.State) bool, names []string) error {
 	_, err := c.each(names, func(n *clusterNode) (bool, error) {
 		last := "it has said nothing"
 		for pause := 100 * time.Millisecond; ; pause = min(2*pause, 2*time.Second) {
@@ -83,7 +93,7 @@ func (c *Cluster) WaitUntil(ctx context.Context, want status.State, names ...str
 			r, err := c.Report(bounded, n.node.Name)
 			cancel()
 			switch {
-			case err == nil && r.State == want:
+			case err == nil && is(r.State):
 				return true, nil
 			case err == nil:
 				last = "it is " + Progress(r)
