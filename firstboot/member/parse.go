@@ -193,9 +193,7 @@ func (m *Member) certificates(now time.Time) error {
 // fits checks that a certificate is this node's, and its authority's.
 func (m *Member) fits(field, purpose string, c, issuer *x509.Certificate) error {
 	// Whether it is valid now comes last, and the usage depends on the purpose.
-	pool := x509.NewCertPool()
-	pool.AddCert(issuer)
-	if _, err := c.Verify(x509.VerifyOptions{Roots: pool, CurrentTime: c.NotBefore, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}}); err != nil {
+	if _, err := c.Verify(x509.VerifyOptions{Roots: pki.Pool(issuer), CurrentTime: c.NotBefore, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}}); err != nil {
 		return fault.New(fault.Integrity, "%s: it is not signed by the authority %q: %w", field, issuer.Subject.CommonName, err)
 	}
 	if c.Subject.CommonName != m.Node {

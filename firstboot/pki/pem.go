@@ -6,6 +6,7 @@ import (
 	"crypto/elliptic"
 	"crypto/x509"
 	"encoding/pem"
+	"strings"
 
 	"github.com/slipwayhq/slipway/internal/fault"
 )
@@ -13,6 +14,10 @@ import (
 // maxPEM is the largest text that is looked at. A certificate of this package
 // takes less than two kilobytes.
 const maxPEM = 64 << 10
+
+// maxBundle is the largest text of many certificates: all that Debian ships take a
+// fifth of it.
+const maxBundle = 1 << 20
 
 const (
 	certificateType = "CERTIFICATE"
@@ -48,6 +53,37 @@ func ParseCertificate(name, text string) (*x509.Certificate, error) {
 		return nil, fault.New(fault.Input, "%s: the certificate cannot be read: %w", name, err)
 	}
 	return cert, nil
+}
+
+// ParseAuthorities reads the certificates of a text, at least one. What stands round
+// the blocks is left out, as in the bundles that OpenSSL writes (RFC 7468, section 5.2).
+// The errors say what the text is, and nothing of what stands in it.
+func ParseAuthorities(text string) ([]*x509.Certificate, error) {
+	if len(text) > maxBundle {
+		return nil, fault.New(fault.Input, "it has %d bytes, more than the limit of %d", len(text), maxBundle)
+	}
+	var found []*x509.Certificate
+	for rest := []byte(text); ; {
+		var b *pem.Block
+		if b, rest = pem.Decode(rest); b == nil {
+			break
+		}
+		if b.Type != certificateType {
+			return nil, fault.New(fault.Input, "there is a PEM block in it that is no certificate: %.40q", b.Type)
+		}
+		cert, err := x509.ParseCertificate(b.Bytes)
+		if err != nil {
+			return nil, fault.New(fault.Input, "certificate %d in it cannot be read", len(found)+1)
+		}
+		found = append(found, cert)
+	}
+	switch begun := strings.Count(text, "-----BEGIN "); {
+	case begun == 0:
+		return nil, fault.New(fault.Input, "there is no certificate in it, which begins with -----BEGIN CERTIFICATE-----")
+	case begun > len(found):
+		return nil, fault.New(fault.Input, "a certificate in it is damaged or cut off: %d begin, %d can be read", begun, len(found))
+	}
+	return found, nil
 }
 
 // ParseKey reads the one private key of a text. Its errors say nothing of what

@@ -275,6 +275,52 @@ func TestWhatIsWrongWithATextIsSaidWithoutShowingIt(t *testing.T) {
 	}
 }
 
+func TestNoCertificateOfABundleIsLeftOutUnsaid(t *testing.T) {
+	one, _ := authority(t, ClusterAuthority).Pair()
+	two, _ := authority(t, ClusterAuthority).Pair()
+	broken := string(pem.EncodeToMemory(&pem.Block{Type: certificateType, Bytes: []byte("x")}))
+	if found, err := ParseAuthorities("# plant 7\n" + one.Certificate + "\n# plant 8\n" + two.Certificate + "# end\n"); err != nil || len(found) != 2 || EncodeCertificate(found[1].Raw) != two.Certificate {
+		t.Errorf("%d certificates, %v", len(found), err)
+	}
+	for text, want := range map[string]string{
+		"":                                      "there is no certificate in it",
+		"none":                                  "there is no certificate in it",
+		one.Certificate[:200]:                   "cut off: 1 begin, 0 can be read",
+		one.Certificate + two.Certificate[:200]: "cut off: 2 begin, 1 can be read",
+		strings.Replace(one.Certificate, "MII", "M!I", 1) + two.Certificate: "cut off: 2 begin, 1 can be read",
+		one.Certificate + broken:         "certificate 2 in it cannot be read",
+		one.Certificate + two.Key:        `no certificate: "PRIVATE KEY"`,
+		strings.Repeat("a", maxBundle+1): "more than the limit of 1048576",
+	} {
+		found, err := ParseAuthorities(text)
+		if err == nil || found != nil || !strings.Contains(err.Error(), want) || fault.Of(err) != fault.Input {
+			t.Errorf("want %q, got %d and %v", want, len(found), err)
+		}
+		if err != nil && strings.Contains(err.Error(), two.Key[30:60]) {
+			t.Errorf("the error shows the key: %v", err)
+		}
+	}
+}
+
+func FuzzAuthorities(f *testing.F) {
+	p, _ := authority(f, ClusterAuthority).Pair()
+	f.Add(p.Certificate + "# another\n" + p.Certificate)
+	f.Add("-----BEGIN CERTIFICATE-----\n-----END CERTIFICATE-----\n")
+	f.Fuzz(func(t *testing.T, text string) {
+		found, err := ParseAuthorities(text)
+		if (err == nil) != (len(found) > 0) {
+			t.Errorf("%d certificates and %v", len(found), err)
+		}
+		var again strings.Builder
+		for _, c := range found {
+			again.WriteString(EncodeCertificate(c.Raw))
+		}
+		if same, err := ParseAuthorities(again.String()); len(found) > 0 && (err != nil || len(same) != len(found)) {
+			t.Errorf("%d of %d certificates come back: %v", len(same), len(found), err)
+		}
+	})
+}
+
 func FuzzPair(f *testing.F) {
 	a := authority(f, ClusterAuthority)
 	p, _ := issue(f, a, Agent)

@@ -3,15 +3,14 @@ package steps
 import (
 	"context"
 	"crypto/sha256"
-	"crypto/x509"
 	"encoding/hex"
-	"encoding/pem"
 	"fmt"
 	"path/filepath"
 	"strings"
 	"time"
 
 	"github.com/slipwayhq/slipway/firstboot/node"
+	"github.com/slipwayhq/slipway/firstboot/pki"
 )
 
 // Certificates makes the node trust further certificate authorities, as
@@ -32,14 +31,14 @@ func (Certificates) Apply(ctx context.Context, n *node.Node) error {
 	if ca := n.User.Config.CACerts; ca != nil {
 		removeDefaults = ca.RemoveDefaults
 		for i, text := range ca.Trusted {
-			certificates, err := splitCertificates(text)
+			certificates, err := pki.ParseAuthorities(text)
 			if err != nil {
-				n.Warn("", fmt.Sprintf("ca_certs.trusted[%d]", i), "%v", err)
+				n.Warn("", fmt.Sprintf("ca_certs.trusted[%d]", i), "%v; it is left out as a whole", err)
 				continue
 			}
 			for _, c := range certificates {
-				sum := sha256.Sum256(c)
-				wanted[authorityName+hex.EncodeToString(sum[:8])+".crt"] = string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c}))
+				sum := sha256.Sum256(c.Raw)
+				wanted[authorityName+hex.EncodeToString(sum[:8])+".crt"] = pki.EncodeCertificate(c.Raw)
 			}
 		}
 	}
@@ -82,28 +81,6 @@ func (Certificates) Apply(ctx context.Context, n *node.Node) error {
 		return err
 	}
 	return n.Local.Done("certificates", nil, wanted, removeDefaults)
-}
-
-func splitCertificates(text string) ([][]byte, error) {
-	var out [][]byte
-	for rest := []byte(text); ; {
-		block, more := pem.Decode(rest)
-		if block == nil {
-			break
-		}
-		rest = more
-		if block.Type != "CERTIFICATE" {
-			return nil, fmt.Errorf("holds a PEM block of another type than CERTIFICATE; it is left out as a whole")
-		}
-		if _, err := x509.ParseCertificate(block.Bytes); err != nil {
-			return nil, fmt.Errorf("certificate %d cannot be read (%v); it is left out", len(out)+1, err)
-		}
-		out = append(out, block.Bytes)
-	}
-	if len(out) == 0 {
-		return nil, fmt.Errorf("holds no PEM certificate (-----BEGIN CERTIFICATE-----)")
-	}
-	return out, nil
 }
 
 // distrustDefaults deselects every certificate that Debian ships.

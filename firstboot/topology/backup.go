@@ -1,11 +1,6 @@
 package topology
 
 import (
-	"bytes"
-	"crypto/x509"
-	"encoding/pem"
-	"errors"
-	"fmt"
 	"net/netip"
 	"regexp"
 	"slices"
@@ -13,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/slipwayhq/slipway/builder/profile"
+	"github.com/slipwayhq/slipway/firstboot/pki"
 	"github.com/slipwayhq/slipway/firstboot/plan"
 )
 
@@ -190,26 +186,6 @@ func (c *checker) source(b *plan.Backup) {
 	}
 }
 
-// authorities are a text's certificates, or what is wrong with it.
-func authorities(text string) error {
-	rest := []byte(text)
-	for n := 0; ; n++ {
-		block, after := pem.Decode(rest)
-		switch {
-		case block == nil && n > 0 && len(bytes.TrimSpace(rest)) == 0:
-			return nil
-		case block == nil:
-			return errors.New("something that is no certificate")
-		case block.Type != "CERTIFICATE":
-			return fmt.Errorf("a %s", strings.ToLower(block.Type))
-		}
-		if _, err := x509.ParseCertificate(block.Bytes); err != nil {
-			return errors.New("a certificate that cannot be read")
-		}
-		rest = after
-	}
-}
-
 // storage checks how storage is reached.
 func (c *checker) storage(field string, s *plan.S3) {
 	host, port, given := strings.Cut(s.Endpoint, ":")
@@ -237,8 +213,8 @@ func (c *checker) storage(field string, s *plan.S3) {
 		}
 	}
 	if s.CA != "" {
-		if err := authorities(s.CA); err != nil {
-			c.wrong(field+".ca", "write the storage's authority in PEM after \"ca: |\", beginning with -----BEGIN CERTIFICATE-----", "holds %v", err)
+		if _, err := pki.ParseAuthorities(s.CA); err != nil {
+			c.wrong(field+".ca", "paste the certificate of the storage's authority, PEM, after \"ca: |\"", "%v", err)
 		}
 	}
 }

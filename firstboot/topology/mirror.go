@@ -1,15 +1,13 @@
 package topology
 
 import (
-	"crypto/x509"
-	"encoding/pem"
-
 	"net/netip"
 	"net/url"
 	"strconv"
 	"strings"
 
 	"github.com/slipwayhq/slipway/builder/mirror/sign"
+	"github.com/slipwayhq/slipway/firstboot/pki"
 	"github.com/slipwayhq/slipway/firstboot/plan"
 )
 
@@ -99,29 +97,18 @@ func (v value) authority() string {
 		return ""
 	}
 	const mend = "paste the authority's certificate, PEM, after \"ca: |\""
+	certificates, err := pki.ParseAuthorities(text)
+	if err != nil {
+		v.fail(mend, "%v", err)
+		return ""
+	}
 	var out strings.Builder
-	for rest := []byte(text); ; {
-		var b *pem.Block
-		if b, rest = pem.Decode(rest); b == nil {
-			break
-		}
-		if b.Type != "CERTIFICATE" {
-			v.fail(mend, "there is a %q in it, which is none", short(b.Type))
-			return ""
-		}
-		cert, err := x509.ParseCertificate(b.Bytes)
-		if err != nil {
-			v.fail(mend, "the certificate cannot be read: %s", short(err.Error()))
-			return ""
-		}
+	for _, cert := range certificates {
 		if !cert.IsCA {
 			v.fail("paste the one that signed it", "%s is no authority's certificate", short(cert.Subject.String()))
 			return ""
 		}
-		out.Write(pem.EncodeToMemory(&pem.Block{Type: b.Type, Bytes: b.Bytes}))
-	}
-	if out.Len() == 0 {
-		v.fail(mend, "there is no certificate in it")
+		out.WriteString(pki.EncodeCertificate(cert.Raw))
 	}
 	return out.String()
 }

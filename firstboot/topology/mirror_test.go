@@ -85,7 +85,7 @@ func TestMistakesOfTheMirrorAreFoundAtTheirLine(t *testing.T) {
 		{"a secret key", mirrored(t, "node: m1, key: "+quote(secret)), "23: mirror.key: this is a secret key"},
 		{"no certificate", mirrored(t, "url: \"https://mirror.example.org\", key: %KEY, ca: none"), "23: mirror.ca: there is no certificate in it"},
 		{"a server's certificate", mirrored(t, "url: \"https://mirror.example.org\", key: %KEY, ca: "+quote(certificate(t, false))), "23: mirror.ca: CN=plant-7 is no authority's"},
-		{"something else beside it", mirrored(t, "url: \"https://mirror.example.org\", key: %KEY, ca: "+quote(certificate(t, true)+"-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n")), "23: mirror.ca: there is a \"PRIVATE KEY\" in it"},
+		{"something else beside it", mirrored(t, "url: \"https://mirror.example.org\", key: %KEY, ca: "+quote(certificate(t, true)+"-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n")), "23: mirror.ca: there is a PEM block in it that is no certificate: \"PRIVATE KEY\""},
 	} {
 		got, mistakes := Parse("cluster.yaml", []byte(c.text))
 		found := false

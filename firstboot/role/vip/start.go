@@ -3,7 +3,6 @@ package vip
 import (
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -16,6 +15,7 @@ import (
 
 	"github.com/slipwayhq/slipway/firstboot/member"
 	"github.com/slipwayhq/slipway/firstboot/node"
+	"github.com/slipwayhq/slipway/firstboot/pki"
 	"github.com/slipwayhq/slipway/firstboot/plan"
 	"github.com/slipwayhq/slipway/firstboot/status"
 	"github.com/slipwayhq/slipway/internal/fault"
@@ -224,9 +224,7 @@ func run(ctx context.Context, n *node.Node) error {
 
 // ask puts a check's question as the check does, and says why the answer is no.
 func ask(ctx context.Context, n *node.Node, c check) error {
-	pool := x509.NewCertPool()
-	pool.AddCert(n.Member.CA)
-	transport := &http.Transport{DisableKeepAlives: true, TLSClientConfig: &tls.Config{RootCAs: pool}}
+	transport := &http.Transport{DisableKeepAlives: true, TLSClientConfig: &tls.Config{RootCAs: pki.Pool(n.Member.CA)}}
 	defer transport.CloseIdleConnections()
 	client := http.Client{Transport: transport, Timeout: 5 * time.Second}
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, c.URL, nil)
