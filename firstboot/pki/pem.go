@@ -77,11 +77,11 @@ func ParseAuthorities(text string) ([]*x509.Certificate, error) {
 		}
 		found = append(found, cert)
 	}
-	switch begun := strings.Count(text, "-----BEGIN "); {
-	case begun == 0:
+	switch begin, end := strings.Count(text, "-----BEGIN "), strings.Count(text, "-----END "); {
+	case begin == 0 && end == 0:
 		return nil, fault.New(fault.Input, "there is no certificate in it, which begins with -----BEGIN CERTIFICATE-----")
-	case begun > len(found):
-		return nil, fault.New(fault.Input, "a certificate in it is damaged or cut off: %d begin, %d can be read", begun, len(found))
+	case max(begin, end) > len(found):
+		return nil, fault.New(fault.Input, "a certificate in it is damaged or cut off: %d begin, %d end, %d can be read", begin, end, len(found))
 	}
 	return found, nil
 }

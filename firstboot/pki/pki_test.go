@@ -285,9 +285,10 @@ func TestNoCertificateOfABundleIsLeftOutUnsaid(t *testing.T) {
 	for text, want := range map[string]string{
 		"":                                      "there is no certificate in it",
 		"none":                                  "there is no certificate in it",
-		one.Certificate[:200]:                   "cut off: 1 begin, 0 can be read",
-		one.Certificate + two.Certificate[:200]: "cut off: 2 begin, 1 can be read",
-		strings.Replace(one.Certificate, "MII", "M!I", 1) + two.Certificate: "cut off: 2 begin, 1 can be read",
+		one.Certificate[:200]:                   "cut off: 1 begin, 0 end, 0 can be read",
+		one.Certificate + two.Certificate[:200]: "cut off: 2 begin, 1 end, 1 can be read",
+		one.Certificate + two.Certificate[200:]: "cut off: 1 begin, 2 end, 1 can be read",
+		strings.Replace(one.Certificate, "MII", "M!I", 1) + two.Certificate: "cut off: 2 begin, 2 end, 1 can be read",
 		one.Certificate + broken:         "certificate 2 in it cannot be read",
 		one.Certificate + two.Key:        `no certificate: "PRIVATE KEY"`,
 		strings.Repeat("a", maxBundle+1): "more than the limit of 1048576",
