@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -75,17 +76,12 @@ func says(r *status.Report, step string, texts ...string) bool {
 	})
 }
 
-// consoles checks that the screen and the serial line tell something, too.
+// consoles waits until the screen and the serial line tell something, too: they
+// are drawn after the report is written.
 func (g given) consoles(text string) {
 	g.Helper()
-	one := func(s string) string { return strings.Join(strings.Fields(s), " ") }
-	if screen := g.node().ScreenText(1); !strings.Contains(one(screen), text) {
-		g.Errorf("the screen does not say %q:\n%s", text, screen)
-	}
-	log, err := g.Lab().ConsoleLog(theNode)
-	if err != nil || !strings.Contains(one(log), text) {
-		g.Errorf("the serial line has never said %q: %v", text, err)
-	}
+	g.node().WaitForScreen(1, text)
+	g.node().WaitForConsole(strings.ReplaceAll(regexp.QuoteMeta(text), " ", `\s+`))
 }
 
 // nothingRuns checks that no service of the role was started.

@@ -162,6 +162,19 @@ func (m *Machine) ScreenText(ctx context.Context, tty int) (string, error) {
 	return decodeScreen(raw)
 }
 
+// WaitForScreen waits until a virtual terminal shows a text, on one line or broken
+// over several between words.
+func (m *Machine) WaitForScreen(ctx context.Context, tty int, text string) error {
+	oneLine := func(s string) string { return strings.Join(strings.Fields(s), " ") }
+	return m.poll(ctx, fmt.Sprintf("terminal %d to show %q", tty, text), func(ctx context.Context) (bool, string) {
+		screen, err := m.ScreenText(ctx, tty)
+		if err != nil {
+			return false, firstLine(err.Error())
+		}
+		return strings.Contains(oneLine(screen), oneLine(text)), "it shows:\n" + screen
+	})
+}
+
 func decodeScreen(raw []byte) (string, error) {
 	if len(raw) < 4 || len(raw) < 4+2*int(raw[0])*int(raw[1]) || raw[1] == 0 {
 		return "", fmt.Errorf("virtual terminal: %d bytes are not a screen", len(raw))

@@ -184,12 +184,10 @@ func (m *Machine) InsertCD(iso string) { m.Helper(); m.must(m.lab.InsertCD(m.ctx
 // EjectCD empties the CD drive.
 func (m *Machine) EjectCD() { m.Helper(); m.must(m.lab.EjectCD(m.ctx)) }
 
-// ScreenText is the text on a virtual terminal.
-func (m *Machine) ScreenText(tty int) string {
+// WaitForScreen waits until a virtual terminal shows a text.
+func (m *Machine) WaitForScreen(tty int, text string) {
 	m.Helper()
-	text, err := m.lab.ScreenText(m.ctx, tty)
-	m.must(err)
-	return text
+	m.must(m.lab.WaitForScreen(m.ctx, tty, text))
 }
 
 // Screenshot keeps a picture of the screen beside what failed tests leave
