@@ -12,6 +12,8 @@ import (
 	"path/filepath"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/slipwayhq/slipway/internal/atomicfile"
 )
 
@@ -121,12 +123,15 @@ func (s *State) Is(name string, input ...any) bool {
 	return ok && r.Hash == s.Hash(input...)
 }
 
-// Done remembers that input was applied under name, with err as its result.
+// Done remembers that input was applied under name, with err as its result. What was
+// done is on all disks first: otherwise a power cut could leave the record of a command
+// without what the command wrote, and it would never run again.
 func (s *State) Done(name string, err error, input ...any) error {
 	r := Record{Hash: s.Hash(input...), At: time.Now().UTC().Truncate(time.Second), Result: "ok"}
 	if err != nil {
 		r.Result = "failed"
 	}
 	s.Applied[name] = r
+	unix.Sync()
 	return s.Save()
 }

@@ -60,10 +60,12 @@ func (r Remote) do(ctx context.Context, path string, args any, event func(action
 	})
 	var refused *fault.Error
 	switch {
-	case err == nil || errors.As(err, &refused):
-		return result, err
-	case ctx.Err() != nil:
+	case err == nil:
+		return result, nil
+	case ctx.Err() != nil: // the node may have answered to that already
 		return nil, ctx.Err()
+	case errors.As(err, &refused):
+		return nil, err
 	case errors.Is(context.Cause(alive), errSilent):
 		err = errSilent
 	}

@@ -195,30 +195,3 @@ func hasOnlyAddress(m *labtest.Machine, want string) {
 		m.Errorf("the node's addresses are %v, want %s", got, want)
 	}
 }
-
-// unreachable shows from outside that the firewall lets nobody to a port where
-// something listens. QEMU's network accepts on the host before the guest has,
-// so a connection alone proves nothing: it is the echo that must not come, and
-// not have come by the time that a later connection to an open port is answered.
-func unreachable(t *testing.T, m *labtest.Machine, closed, open int) {
-	t.Helper()
-	intruder, err := net.Dial("tcp", m.Addr(closed))
-	if err != nil {
-		return // refused outright
-	}
-	defer intruder.Close()
-	if _, err := intruder.Write([]byte("knock\n")); err != nil {
-		return
-	}
-	welcome, err := net.Dial("tcp", m.Addr(open))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer welcome.Close()
-	if _, err := welcome.Read(make([]byte, 1)); err != nil {
-		t.Fatalf("port %d, which is open, does not answer: %v", open, err)
-	}
-	if got := m.Succeed(fmt.Sprintf("ss --no-header --tcp --numeric state established state syn-recv 'sport = :%d'", closed)); strings.TrimSpace(got) != "" {
-		t.Errorf("the firewall let a connection to port %d through: %s", closed, got)
-	}
-}

@@ -1,16 +1,23 @@
 package boottest
 
 import (
+	"context"
 	"encoding/json"
+	"fmt"
+	"net"
+	"net/netip"
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/slipwayhq/slipway/builder/boot/bootfacts"
 	"github.com/slipwayhq/slipway/firstboot/node"
 	"github.com/slipwayhq/slipway/firstboot/seed"
 	"github.com/slipwayhq/slipway/qemu-tests/images"
 	"github.com/slipwayhq/slipway/qemu-tests/lab"
+	"github.com/slipwayhq/slipway/qemu-tests/lab/ether"
+	"github.com/slipwayhq/slipway/qemu-tests/lab/gateway"
 	"github.com/slipwayhq/slipway/qemu-tests/labtest"
 )
 
@@ -18,15 +25,31 @@ const (
 	gib = 1 << 30
 
 	nodeMAC  = "52:54:00:00:00:01"
-	nodeAddr = "10.0.2.50" // on QEMU's user network, but not what its DHCP gives
-
-	intruderPort = 9999 // nothing of the role's
+	nodeAddr = "10.77.1.11"
+	vlanAddr = "10.77.2.11"
 )
 
 // TestNode follows one node from its first boot to a grown disk. What it claims
-// of the first boot holds for every role: base and agent are the same.
+// of the first boot holds for every role: base and agent are the same. The node is
+// behind the lab's own switch and gateway, with one network untagged and one tagged on
+// the same card, and its time server is a day ahead.
 func TestNode(t *testing.T) {
 	t.Parallel()
+	const ahead = 24 * time.Hour
+	sw := ether.New(ether.Options{})
+	t.Cleanup(sw.Close)
+	gw, err := gateway.New(sw, []gateway.Network{
+		{Name: "a", VLAN: 1, Addresses: []netip.Prefix{netip.MustParsePrefix("10.77.1.1/24")}},
+		{Name: "b", VLAN: 20, Addresses: []netip.Prefix{netip.MustParsePrefix("10.77.2.1/24")}},
+	}, gateway.Options{
+		Zones: []string{"example.internal"},
+		Names: map[string][]netip.Addr{"db.example.internal": {netip.MustParseAddr("10.77.1.10")}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(gw.Close)
+	gw.SetClockOffset(ahead)
 	key := newKey(t)
 	authority := newAuthority(t)
 	m := labtest.Start(t, lab.VM{
@@ -41,14 +64,14 @@ ethernets:
   lan:
     match: {macaddress: "` + nodeMAC + `"}
     addresses: [` + nodeAddr + `/24]
-    routes: [{to: default, via: 10.0.2.2}]
-    nameservers: {addresses: [10.0.2.3], search: [example.org]}
+    routes: [{to: default, via: 10.77.1.1}]
+    nameservers: {addresses: [10.77.1.1], search: [example.internal]}
+vlans:
+  lan.20: {id: 20, link: lan, addresses: [` + vlanAddr + `/24]}
 `),
 		})},
 		Disks: []lab.Disk{{Serial: "payload", Size: gib}},
-		NICs: []lab.NIC{{MAC: nodeMAC, Forwards: []lab.Forward{
-			{Port: 22, To: nodeAddr}, {Port: 10443, To: nodeAddr}, {Port: intruderPort, To: nodeAddr},
-		}}},
+		NICs:  []lab.NIC{{MAC: nodeMAC, Switch: sw, Port: ether.PortConfig{VLAN: 1, Trunk: []uint16{20}}}},
 	})
 	report := waitUntilReady(m)
 
@@ -66,16 +89,42 @@ ethernets:
 	})
 	t.Run("the role's services run", func(t *testing.T) { servicesRun(m.In(t)) })
 	t.Run("the address is the one of network-config version 2", func(t *testing.T) {
-		hasOnlyAddress(m.In(t), nodeAddr+"/24")
-		wants(m.In(t), "resolvectl dns", "10.0.2.3")
-		wants(m.In(t), "resolvectl domain", "example.org")
-		wants(m.In(t), "ip route show default", "via 10.0.2.2")
+		m := m.In(t)
+		hasOnlyAddress(m, nodeAddr+"/24")
+		wants(m, "ip -4 -brief address show dev lan.20", vlanAddr+"/24")
+		wants(m, "resolvectl dns", "10.77.1.1")
+		wants(m, "resolvectl domain", "example.internal")
+		wants(m, "ip route show default", "via 10.77.1.1")
+	})
+	t.Run("the host reaches it in both networks", func(t *testing.T) {
+		for _, address := range []string{nodeAddr, vlanAddr} {
+			if banner := sshBanner(t, gw, address); !strings.HasPrefix(banner, "SSH-2.0-") {
+				t.Errorf("%s: %q", address, banner)
+			}
+		}
+	})
+	t.Run("the lab's names resolve, and no others", func(t *testing.T) {
+		m := m.In(t)
+		wants(m, "getent ahostsv4 db", "10.77.1.10")
+		m.MustFail("getent ahostsv4 nobody.example.internal")
+		m.MustFail("getent ahostsv4 example.org")
+	})
+	t.Run("it takes the gateway's time", func(t *testing.T) {
+		m := m.In(t)
+		m.WaitUntilSucceeds(fmt.Sprintf("test $(date +%%s) -gt %d", time.Now().Add(ahead/2).Unix()))
+		wants(m, "timedatectl show-timesync --property=ServerAddress --value", "10.77.1.1")
+	})
+	t.Run("nothing beyond the lab is reached, and nobody waits for it", func(t *testing.T) {
+		out := m.In(t).MustFail("bash -c 'echo > /dev/tcp/192.0.2.1/443' 2>&1")
+		if !strings.Contains(out, "unreachable") {
+			t.Error(out)
+		}
 	})
 	t.Run("what the metadata asks for is in effect", func(t *testing.T) {
 		m := m.In(t)
 		wants(m, "hostname", "gateway-1")
 		wants(m, "timedatectl show --property=Timezone --value", "Asia/Tokyo")
-		wants(m, "timedatectl show-timesync --property=SystemNTPServers --value", "10.0.2.3")
+		wants(m, "timedatectl show-timesync --property=SystemNTPServers --value", "10.77.1.1")
 		wants(m, "cat /etc/motd.d/note", "carried over")
 		wants(m, "stat --format=%a:%U /etc/motd.d/note", "640:root")
 		wants(m, "id --name --groups operator", "adm")
@@ -89,25 +138,35 @@ ethernets:
 		wants(m.In(t), "cd /proc/sys && cat net/ipv4/tcp_retries2 net/ipv4/conf/all/arp_ignore kernel/panic", "5\n1\n30")
 	})
 	t.Run("the administrator logs in with a key and becomes root", func(t *testing.T) {
-		m := m.In(t)
-		out := sshRun(t, m.Addr(22), "operator", key, hostKeyOf(t, report), "sudo -n id --user")
+		out := sshRun(t, gw, "operator", key, hostKeyOf(t, report), "sudo -n id --user")
 		if strings.TrimSpace(out) != "0" {
 			t.Errorf("sudo id says %q", out)
 		}
-		sshRefuses(t, m.Addr(22), "operator", newKey(t))
-		sshRefuses(t, m.Addr(22), "root", key)
+		sshRefuses(t, gw, "operator", newKey(t))
+		sshRefuses(t, gw, "root", key)
 	})
 	t.Run("no account has a password", func(t *testing.T) { noPasswords(m.In(t)) })
 	t.Run("only the role's ports are open", func(t *testing.T) { onlyRolePortsOpen(m.In(t)) })
 	t.Run("a port that is not the role's cannot be reached", func(t *testing.T) {
 		m := m.In(t)
-		m.Succeed("systemd-run --quiet --unit=intruder /usr/bin/systemd-socket-activate --listen=0.0.0.0:9999 --accept /bin/cat")
-		m.WaitUntilSucceeds("ss --no-header --tcp --listening --numeric 'sport = :9999' | grep -q .")
-		unreachable(t, m, intruderPort, 22)
+		const port = "9999"
+		m.Succeed("systemd-run --quiet --unit=intruder /usr/bin/systemd-socket-activate --listen=0.0.0.0:" + port + " --accept /bin/cat")
+		m.WaitUntilSucceeds("ss --no-header --tcp --listening --numeric 'sport = :" + port + "' | grep -q .")
+		m.Succeed("bash -c 'echo > /dev/tcp/127.0.0.1/" + port + "'")
+		for _, address := range []string{nodeAddr, vlanAddr} {
+			unreachable(t, gw, address, port)
+		}
 		m.Succeed("systemctl stop intruder")
 	})
-	first := identityOf(m)
-	m.Reboot()
+
+	m.Succeed("echo kept > /var/lib/gateway/kept; echo kept > /etc/kept; sync")
+	first, size := identityOf(m), factsOf(m).State.Size
+	t.Run("the power button shuts the node down", func(t *testing.T) { m.In(t).PressPower() })
+	if _, there := sw.Stats()["gateway-1/0"]; there {
+		t.Error("a machine without power is on the switch")
+	}
+	m.ResizeDisk(40 * gib)
+	m.PowerOn()
 	report = waitUntilReady(m)
 	t.Run("the second boot changes nothing", func(t *testing.T) {
 		m := m.In(t)
@@ -121,26 +180,41 @@ ethernets:
 		}
 		wants(m, "cat /var/lib/slipway/ran", "ran")
 		servicesRun(m)
+		if banner := sshBanner(t, gw, nodeAddr); !strings.HasPrefix(banner, "SSH-2.0-") {
+			t.Errorf("%q", banner)
+		}
 	})
-
-	m.Succeed("echo kept > /var/lib/gateway/kept; echo kept > /etc/kept; sync")
-	before := factsOf(m).State.Size
-	t.Run("the power button shuts the node down", func(t *testing.T) { m.In(t).PressPower() })
-	m.ResizeDisk(40 * gib)
-	m.PowerOn()
-	waitUntilReady(m)
 	t.Run("a grown disk is used, and the data kept", func(t *testing.T) {
 		m := m.In(t)
 		facts := factsOf(m)
-		if !facts.State.Grown || facts.State.Size-before < 9*gib {
-			t.Errorf("the state partition went from %d to %d bytes (grown: %v)", before, facts.State.Size, facts.State.Grown)
+		if !facts.State.Grown || facts.State.Size-size < 9*gib {
+			t.Errorf("the state partition went from %d to %d bytes (grown: %v)", size, facts.State.Size, facts.State.Grown)
 		}
 		wants(m, "df --output=size --block-size=1G "+bootfacts.StateDir+" | tail -n 1", "3[5-7]")
 		wants(m, "cat /var/lib/gateway/kept /etc/kept", "kept\nkept")
-		if again := identityOf(m); again.MachineID != first.MachineID || again.HostKeys != first.HostKeys {
-			t.Errorf("the node became another: %+v, was %+v", again, first)
-		}
 	})
+}
+
+// unreachable shows from outside that the firewall lets nobody to a port where
+// something listens: nothing has answered by the time that a later connection to an
+// open port is answered.
+func unreachable(t *testing.T, gw *gateway.Gateway, address, port string) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	answered := make(chan net.Conn, 1)
+	go func() {
+		if conn, err := gw.DialContext(ctx, "tcp", net.JoinHostPort(address, port)); err == nil {
+			answered <- conn
+		}
+	}()
+	sshBanner(t, gw, address)
+	select {
+	case conn := <-answered:
+		conn.Close()
+		t.Errorf("the firewall lets a computer outside to port %s of %s", port, address)
+	default:
+	}
 }
 
 // fullUserData asks for a bit of everything that a node can be asked for.
@@ -148,7 +222,7 @@ func fullUserData(key sshKey, authority string) []byte {
 	return []byte(`#cloud-config
 timezone: Asia/Tokyo
 ntp:
-  servers: [10.0.2.3]
+  servers: [10.77.1.1]
 users:
   - name: operator
     groups: [adm]

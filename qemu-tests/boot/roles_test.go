@@ -82,6 +82,9 @@ func (n named) userData() []byte {
 	return fmt.Appendf(nil, "#cloud-config\nssh_authorized_keys: [%q]\n", n.key.authorized)
 }
 
+// userAddr is on QEMU's user network, but not what its DHCP gives.
+const userAddr = "10.0.2.50"
+
 func vfatAndVersion1(t *testing.T, n named) lab.VM {
 	return lab.VM{
 		Image: n.image("qcow2"), Firmware: lab.UEFI, WideAtomics: true, // for HAProxy
@@ -93,7 +96,7 @@ config:
     name: lan0
     mac_address: "` + nodeMAC + `"
     subnets:
-      - {type: static, address: ` + nodeAddr + `, netmask: 255.255.255.0, gateway: 10.0.2.2, dns_nameservers: [10.0.2.3]}
+      - {type: static, address: ` + userAddr + `, netmask: 255.255.255.0, gateway: 10.0.2.2, dns_nameservers: [10.0.2.3]}
 `),
 		})},
 		NICs: []lab.NIC{{MAC: nodeMAC}},
@@ -101,7 +104,7 @@ config:
 }
 
 func hasStaticAddress(t *testing.T, m *labtest.Machine) {
-	hasOnlyAddress(m, nodeAddr+"/24")
+	hasOnlyAddress(m, userAddr+"/24")
 	wants(m, "cat /sys/class/net/lan0/address", nodeMAC)
 	wants(m, "resolvectl dns lan0", "10.0.2.3")
 	m.Succeed("test -d /sys/firmware/efi")

@@ -1,6 +1,9 @@
 package boottest
 
 import (
+	"bufio"
+	"bytes"
+	"context"
 	"crypto/ecdsa"
 	"crypto/ed25519"
 	"crypto/elliptic"
@@ -23,6 +26,7 @@ import (
 
 	"github.com/slipwayhq/slipway/firstboot/seed"
 	"github.com/slipwayhq/slipway/firstboot/status"
+	"github.com/slipwayhq/slipway/qemu-tests/lab/gateway"
 )
 
 // medium writes a seed medium into a file that ends with the test.
@@ -119,25 +123,60 @@ func newAuthority(t *testing.T) string {
 // sshTime bounds a handshake and one short command of a guest under TCG.
 const sshTime = 2 * time.Minute
 
-func dialSSH(addr, user string, key sshKey, check ssh.HostKeyCallback) (*ssh.Client, error) {
-	return ssh.Dial("tcp", addr, &ssh.ClientConfig{
-		User: user, Auth: []ssh.AuthMethod{ssh.PublicKeys(key.signer)}, HostKeyCallback: check, Timeout: sshTime,
+// dialSSH logs in to the node behind the lab's gateway.
+func dialSSH(ctx context.Context, gw *gateway.Gateway, user string, key sshKey, check ssh.HostKeyCallback) (*ssh.Client, error) {
+	ctx, cancel := context.WithTimeout(ctx, sshTime)
+	defer cancel()
+	const address = nodeAddr + ":22"
+	conn, err := gw.DialContext(ctx, "tcp", address)
+	if err != nil {
+		return nil, err
+	}
+	deadline, _ := ctx.Deadline()
+	conn.SetDeadline(deadline)
+	c, channels, requests, err := ssh.NewClientConn(conn, address, &ssh.ClientConfig{
+		User: user, Auth: []ssh.AuthMethod{ssh.PublicKeys(key.signer)}, HostKeyCallback: check,
 		HostKeyAlgorithms: []string{ssh.KeyAlgoED25519},
 	})
+	if err != nil {
+		conn.Close()
+		return nil, err
+	}
+	return ssh.NewClient(c, channels, requests), nil
+}
+
+// sshBanner is the first line that a guest's SSH server says.
+func sshBanner(t *testing.T, gw *gateway.Gateway, address string) string {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), sshTime)
+	defer cancel()
+	conn, err := gw.DialContext(ctx, "tcp", net.JoinHostPort(address, "22"))
+	if err != nil {
+		t.Error(err)
+		return ""
+	}
+	defer conn.Close()
+	deadline, _ := ctx.Deadline()
+	conn.SetDeadline(deadline)
+	line, err := bufio.NewReader(conn).ReadBytes('\n')
+	if err != nil {
+		t.Error(err)
+	}
+	return string(bytes.TrimSpace(line))
 }
 
 // sshRun logs in from the host, checking the host key against the fingerprint
 // that the console shows, and runs a command.
-func sshRun(t *testing.T, addr, user string, key sshKey, fingerprint, command string) string {
+func sshRun(t *testing.T, gw *gateway.Gateway, user string, key sshKey, fingerprint, command string) string {
 	t.Helper()
-	client, err := dialSSH(addr, user, key, func(_ string, _ net.Addr, got ssh.PublicKey) error {
+	client, err := dialSSH(t.Context(), gw, user, key, func(_ string, _ net.Addr, got ssh.PublicKey) error {
 		if f := ssh.FingerprintSHA256(got); f != fingerprint {
 			t.Errorf("the host key is %s, the console shows %s", f, fingerprint)
 		}
 		return nil
 	})
 	if err != nil {
-		t.Fatalf("ssh %s@%s: %v", user, addr, err)
+		t.Fatalf("ssh %s: %v", user, err)
 	}
 	defer client.Close()
 	session, err := client.NewSession()
@@ -147,20 +186,20 @@ func sshRun(t *testing.T, addr, user string, key sshKey, fingerprint, command st
 	defer session.Close()
 	out, err := session.CombinedOutput(command)
 	if err != nil {
-		t.Fatalf("ssh %s@%s %s: %v\n%s", user, addr, command, err, out)
+		t.Fatalf("ssh %s %s: %v\n%s", user, command, err, out)
 	}
 	return string(out)
 }
 
 // sshRefuses checks that a key opens nothing.
-func sshRefuses(t *testing.T, addr, user string, key sshKey) {
+func sshRefuses(t *testing.T, gw *gateway.Gateway, user string, key sshKey) {
 	t.Helper()
-	client, err := dialSSH(addr, user, key, ssh.InsecureIgnoreHostKey())
+	client, err := dialSSH(t.Context(), gw, user, key, ssh.InsecureIgnoreHostKey())
 	if err == nil {
 		client.Close()
 		t.Errorf("%s gets in with a key that it does not have", user)
 	} else if !strings.Contains(err.Error(), "unable to authenticate") {
-		t.Errorf("ssh %s@%s: %v", user, addr, err)
+		t.Errorf("ssh %s: %v", user, err)
 	}
 }
 

@@ -155,11 +155,15 @@ func TestPostgreSQLIsKnownThoughTheClockWasSet(t *testing.T) {
 
 	file := "/" + Unit + ".log"
 	log := func(from int) string { return first.File(t, file)[from:] }
-	until := func(from int, want string) {
+	until := func(from int, want string) (end int) {
 		t.Helper()
-		for deadline := time.Now().Add(time.Minute); !strings.Contains(log(from), want); time.Sleep(200 * time.Millisecond) {
+		for deadline := time.Now().Add(time.Minute); ; time.Sleep(200 * time.Millisecond) {
+			said := log(from)
+			if at := strings.Index(said, want); at >= 0 {
+				return from + at + len(want)
+			}
 			if time.Now().After(deadline) {
-				t.Fatalf("Patroni does not say %q:\n%s", want, log(from))
+				t.Fatalf("Patroni does not say %q:\n%s", want, said)
 			}
 		}
 	}
@@ -167,12 +171,14 @@ func TestPostgreSQLIsKnownThoughTheClockWasSet(t *testing.T) {
 		return strings.Join(strings.Fields(first.Output(t, "head", "-n", "3", dataDir+"/postmaster.pid")), " ")
 	}
 	for range 2 {
+		time.Sleep(time.Second) // once a second is looked for PostgreSQL to watch
 		pid, _, _ := strings.Cut(postmaster(), " ")
 		before := len(log(0))
 		first.Output(t, "kill", "-9", pid)
 		until(before, "PostgreSQL has ended (process "+pid+")")
-		until(before, "database system is ready to accept connections")
-		until(before, "I am (a-db1), the leader with the lock")
+		// Patroni hands over when PostgreSQL ends before it has seen that it is back.
+		back := until(before, "database system is ready to accept connections")
+		until(back, "I am (a-db1), the leader with the lock")
 	}
 	running, before := postmaster(), len(log(0))
 	first.KillUnit(Unit)
