@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/slipwayhq/slipway/firstboot/node"
 	"github.com/slipwayhq/slipway/firstboot/seed"
 	"github.com/slipwayhq/slipway/qemu-tests/images"
 	"github.com/slipwayhq/slipway/qemu-tests/lab"
@@ -52,6 +53,13 @@ func TestPowerCut(t *testing.T) {
 	cutAfter(t, m, random, 25*time.Second)
 
 	m.PowerOn()
+	m.WaitUntilSucceeds("grep --quiet 'once: runcmd' " + node.KeptPath)
+	state := stateOf(m)
+	m.SlowDisk(time.Hour, 0) // what it holds now is what a power cut would leave
+	if ran := state.file(wholeFileSystem(m, state), "/var/lib/slipway/ran"); !strings.HasPrefix(ran, "ran\n") {
+		t.Errorf("it is noted that runcmd ran, and what it wrote is not there: %q", ran)
+	}
+	m.MendDisk()
 	report := waitUntilReady(m)
 	if report.Hostname != "cut-1" {
 		t.Errorf("the node calls itself %q", report.Hostname)
@@ -68,7 +76,6 @@ func TestPowerCut(t *testing.T) {
 	}
 
 	before := identityOf(m)
-	partition := stateOf(m)
 	m.Succeed("mkdir " + notes + " && cd " + notes + ` &&
 		fill() { head -c 1048576 /dev/zero | tr '\0' $1; } &&
 		fill k > kept && fill o > over && fsync() { dd if=/dev/null of=$1 conv=fsync,notrunc 2>/dev/null; } && fsync kept && fsync over &&
@@ -79,7 +86,7 @@ func TestPowerCut(t *testing.T) {
 	if s := m.DiskStats(); s.Dropped < 1<<20 || s.Survived != 0 {
 		t.Errorf("the power cut has lost %+v", s)
 	}
-	wholeFileSystem(m, partition)
+	wholeFileSystem(m, state)
 
 	m.PowerOn()
 	waitUntilReady(m)
@@ -193,14 +200,12 @@ func TestPowerCut(t *testing.T) {
 	t.Run("a guest that powers off loses nothing", func(t *testing.T) {
 		m := m.In(t)
 		m.Succeed("echo not synced > " + notes + "/last")
-		file := strings.TrimSpace(m.Succeed("findmnt --noheadings --output FSROOT --target "+notes)) + strings.TrimPrefix(notes, "/var/lib/slipway") + "/last"
 		m.Shutdown()
 		if s := m.DiskStats(); s.Dropped != 0 || s.Held != 0 {
 			t.Errorf("%+v", s)
 		}
-		state := wholeFileSystem(m, partition)
-		if out, err := exec.Command("debugfs", "-R", "cat "+file, state).Output(); err != nil || string(out) != "not synced\n" {
-			t.Errorf("%s is %q, %v", file, out, err)
+		if last := state.file(wholeFileSystem(m, state), notes+"/last"); last != "not synced\n" {
+			t.Errorf("it has written %q", last)
 		}
 	})
 }
@@ -252,25 +257,35 @@ func cutBetweenFlushes(m *labtest.Machine, command func(try int) string) int {
 	return 0
 }
 
-// extent is where a file system lies on the disk, bytes.
-type extent struct{ start, size int64 }
+// partition is where a file system lies on the disk, bytes, and what of it is mounted where.
+type partition struct {
+	start, size  int64
+	root, target string
+}
 
 // stateOf is the partition with the node's state.
-func stateOf(m *labtest.Machine) extent {
+func stateOf(m *labtest.Machine) partition {
 	m.Helper()
-	out := m.Succeed(`name=$(lsblk --noheadings --output KNAME "$(findmnt --noheadings --nofsroot --output SOURCE --target /var/lib/slipway)") &&
-		cat /sys/class/block/$name/start /sys/class/block/$name/size`)
-	var e extent
-	if _, err := fmt.Sscan(out, &e.start, &e.size); err != nil || e.size == 0 {
+	out := m.Succeed(`of() { findmnt --noheadings --output "$1" --nofsroot --target /var/lib/slipway; } &&
+		name=$(lsblk --noheadings --output KNAME "$(of SOURCE)") && cat /sys/class/block/$name/start /sys/class/block/$name/size && of FSROOT && of TARGET`)
+	var p partition
+	if _, err := fmt.Sscan(out, &p.start, &p.size, &p.root, &p.target); err != nil || p.size == 0 {
 		m.Fatalf("where the state is: %q, %v", out, err)
 	}
-	return extent{e.start * 512, e.size * 512} // the kernel's sectors, whatever the disk's
+	p.start, p.size = p.start*512, p.size*512 // the kernel's sectors, whatever the disk's
+	return p
+}
+
+// file reads a file of the node from a copy of the file system; "" if there is none.
+func (p partition) file(copied, path string) string {
+	out, _ := exec.Command("debugfs", "-R", "cat "+p.root+strings.TrimPrefix(path, p.target), copied).Output()
+	return string(out)
 }
 
 // wholeFileSystem has the outside judges look at a disk without power: the overlay
 // may have leaked clusters (status 3) and no more, and the file system needs its
 // journal played back and no more. It returns a copy of the file system.
-func wholeFileSystem(m *labtest.Machine, part extent) string {
+func wholeFileSystem(m *labtest.Machine, part partition) string {
 	m.Helper()
 	overlay := filepath.Join(m.Lab().Dir(), "disk.qcow2")
 	if out, err := exec.Command("qemu-img", "check", overlay).CombinedOutput(); err != nil && exitStatus(err) != 3 {

@@ -195,15 +195,10 @@ func seedArgs(seeds []string) ([]string, error) {
 	return a, nil
 }
 
-// userNet forwards from port 0, so that the host's kernel picks a free one and
-// no other process can take it in between; Machine.Addr asks QEMU which.
 func userNet(i int, n NIC) string {
 	net := fmt.Sprintf("user,id=net%d", i)
 	if !n.Open {
 		net += ",restrict=on"
-	}
-	for _, f := range n.Forwards {
-		net += fmt.Sprintf(",hostfwd=tcp:127.0.0.1:0-%s:%d", f.To, f.Port)
 	}
 	return net
 }

@@ -4,11 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
 	"strings"
 	"sync"
 	"time"
@@ -333,25 +331,6 @@ func (m *Machine) QMP(ctx context.Context, command string, args, out any) error 
 	ctx, cancel := context.WithTimeout(ctx, m.vm.Patience)
 	defer cancel()
 	return r.qmp.execute(ctx, command, args, out)
-}
-
-// forwardLine is a line of "info usernet": state, descriptor, source address
-// and port, destination address and port.
-var forwardLine = regexp.MustCompile(`TCP\[HOST_FORWARD\]\s+\d+\s+(\S+)\s+(\d+)\s+\S+\s+(\d+)`)
-
-// Addr is where the host reaches a forwarded TCP port of the guest.
-func (m *Machine) Addr(ctx context.Context, guestPort int) (string, error) {
-	var table string
-	if err := m.QMP(ctx, "human-monitor-command", map[string]any{"command-line": "info usernet"}, &table); err != nil {
-		return "", err
-	}
-	for _, f := range forwardLine.FindAllStringSubmatch(table, -1) {
-		if f[3] == fmt.Sprint(guestPort) {
-			return net.JoinHostPort(f[1], f[2]), nil
-		}
-	}
-	return "", fault.New(fault.Usage, "machine %s: port %d of the guest is not forwarded", m.vm.Name, guestPort).
-		WithMend("name it in the NIC's Forwards")
 }
 
 // ResizeDisk grows the system disk, whether the machine runs or not.

@@ -102,16 +102,8 @@ type NIC struct {
 	Port     ether.PortConfig
 	PortName string
 
-	// Only on the user-mode network:
-
-	Open     bool      // the guest may reach the host and beyond; otherwise nothing but Forwards passes
-	Forwards []Forward // ports of the guest that the host reaches on 127.0.0.1
-}
-
-// Forward makes a TCP port of the guest reachable from the host (Machine.Addr).
-type Forward struct {
-	Port int
-	To   string // the guest's address, when it is not the one that DHCP gives
+	// Open lets the guest reach the host and beyond, on the user-mode network only.
+	Open bool
 }
 
 // Serial numbers on virtio disks have room for 20 bytes (VIRTIO 1.2, 5.2.6.1, VIRTIO_BLK_T_GET_ID).
@@ -160,8 +152,8 @@ func (vm VM) complete() (VM, error) {
 		if vm.NICs[i].PortName == "" {
 			vm.NICs[i].PortName = fmt.Sprintf("%s/%d", vm.Name, i)
 		}
-		if n := vm.NICs[i]; n.Switch != nil && (n.Open || n.Forwards != nil) {
-			return vm, fault.New(fault.Usage, "VM %s: NIC %d is on a switch, which neither opens nor forwards", vm.Name, i)
+		if n := vm.NICs[i]; n.Switch != nil && n.Open {
+			return vm, fault.New(fault.Usage, "VM %s: NIC %d is on a switch, which does not open", vm.Name, i)
 		}
 	}
 	vm.Disks = append([]Disk(nil), vm.Disks...)

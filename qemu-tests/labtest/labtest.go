@@ -201,11 +201,3 @@ func (m *Machine) Screenshot(name string) string {
 	m.must(m.lab.Screenshot(m.ctx, path))
 	return path
 }
-
-// Addr is where the host reaches a forwarded TCP port of the guest.
-func (m *Machine) Addr(guestPort int) string {
-	m.Helper()
-	addr, err := m.lab.Addr(m.ctx, guestPort)
-	m.must(err)
-	return addr
-}
