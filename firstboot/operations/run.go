@@ -151,6 +151,11 @@ func (r *Runner) verify(ctx context.Context, op *Operation, result *Result) erro
 		if !slices.Equal(before, result.Left) {
 			r.Say("    waiting: " + strings.Join(result.Left, "; "))
 		}
+		if op.Lost != nil {
+			if err := op.Lost(now); err != nil {
+				return err
+			}
+		}
 		if time.Now().After(until) {
 			// Nothing is left to be done: the same command might do it all once more.
 			return fault.New(fault.Failed, "not all is as it should be after %s: %s", patience, strings.Join(result.Left, "; ")).

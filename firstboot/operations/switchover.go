@@ -42,6 +42,7 @@ func Switchover(c *Cluster, site, to string) Prepare {
 			Name: "switchover", Title: fmt.Sprintf("have %s lead site %s", to, s.Name), Again: "slipway switchover --to " + to,
 			Steps: []Step{handOver(c, s, d, to)},
 			Check: func(now overview.Overview) []string { return led(c.Plan, now, s, to, watched) },
+			Lost:  overtaken(lead, to, watched),
 		}, nil
 	}
 }
@@ -199,6 +200,29 @@ func led(p *plan.Plan, now overview.Overview, s plan.Site, leader string, watche
 		}
 	}
 	return missing
+}
+
+// overtaken tells when another node leads than the one that was handed over to: reports
+// that are older than the switchover name the former leader, which therefore counts only
+// once the new one was seen to lead.
+func overtaken(former, to string, watched []string) func(overview.Overview) error {
+	took := false
+	return func(now overview.Overview) error {
+		leads := map[string]bool{}
+		for _, name := range watched {
+			if c := now.Word(name); c != nil && c.Database != nil {
+				leads[c.Database.Leader()] = true
+			}
+		}
+		took = took || leads[to]
+		for leader := range leads {
+			if len(leads) == 1 && leader != "" && leader != to && (leader != former || took) {
+				return fault.New(fault.Failed, "%s has lost the lead again: since then %s leads", to, leader).
+					WithMend("see why on %s: journalctl -u patroni; then: slipway switchover --to %s", to, to)
+			}
+		}
+		return nil
+	}
 }
 
 // leadsTo is what keeps a virtual address from leading to a node.

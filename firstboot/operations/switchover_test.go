@@ -1,9 +1,13 @@
 package operations
 
 import (
+	"cmp"
+	"context"
+	"errors"
 	"strings"
 	"testing"
 
+	"github.com/slipwayhq/slipway/firstboot/overview"
 	"github.com/slipwayhq/slipway/firstboot/plan"
 	"github.com/slipwayhq/slipway/firstboot/status"
 	"github.com/slipwayhq/slipway/internal/fault"
@@ -103,5 +107,38 @@ func TestANodeThatLeadsAlreadyHasNothingToTakeOver(t *testing.T) {
 	result, err := w.runner(&said).Run(t.Context(), Switchover(w.cluster(), "", "a-db1"))
 	if err != nil || !result.Verified || result.Steps[0].Outcome != Already || strings.Join(said, "") != "Nothing to do, done already: have a-db1 lead site a." {
 		t.Errorf("%+v, %v, %q", result, err, said)
+	}
+}
+
+func TestASwitchoverEndsWhenAnotherNodeHasTakenTheLead(t *testing.T) {
+	for _, c := range []struct {
+		seen []string // who leads, look by look; "" is nobody
+		lost string
+	}{
+		{[]string{"a-db1", "", "a-db3"}, "a-db2 has lost the lead again: since then a-db3 leads"},
+		{[]string{"a-db1", "a-db2", "", "a-db1"}, "a-db2 has lost the lead again: since then a-db1 leads"},
+		{[]string{"a-db1", "a-db1", "a-db2", "a-db2"}, ""},
+	} {
+		w := build()
+		op, err := w.prepare(t, Switchover(w.cluster(), "", "a-db2"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		op.Steps[0].Do = func(context.Context, func(string)) error { return nil }
+		op.Check = func(overview.Overview) []string { return []string{"something"} }
+		var said []string
+		r, looks := w.runner(&said), 0
+		r.Look = func(ctx context.Context) (overview.Overview, error) {
+			if looks == len(c.seen) {
+				return overview.Overview{}, errors.New("the story ends")
+			}
+			w.leads(c.seen[looks])
+			looks++
+			return w.look(ctx)
+		}
+		_, err = r.Run(t.Context(), func(context.Context, overview.Overview) (*Operation, error) { return op, nil })
+		if want := cmp.Or(c.lost, "the story ends"); err == nil || err.Error() != want || c.lost != "" && looks != len(c.seen) {
+			t.Errorf("%q: after %d looks: %v", c.seen, looks, err)
+		}
 	}
 }
