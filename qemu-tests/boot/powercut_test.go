@@ -78,7 +78,7 @@ func TestPowerCut(t *testing.T) {
 	before := identityOf(m)
 	m.Succeed("mkdir " + notes + " && cd " + notes + ` &&
 		fill() { head -c 1048576 /dev/zero | tr '\0' $1; } &&
-		fill k > kept && fill o > over && fsync() { dd if=/dev/null of=$1 conv=fsync,notrunc 2>/dev/null; } && fsync kept && fsync over &&
+		fill k > kept && fill o > over && sync kept over . &&
 		fill n > /run/new`)
 	last := cutBetweenFlushes(m, func(try int) string {
 		return fmt.Sprintf("cd %s && echo written > lost-%d && dd if=/run/new of=over bs=1M oflag=direct conv=notrunc", notes, try)
