@@ -56,8 +56,8 @@ type Operation struct {
 	// Check says what is not yet as the operation wants it; nothing when all is. It is
 	// asked again and again until it is content or Patience has passed.
 	Check func(now overview.Overview) []string
-	// Lost is why the cluster will not become as wanted any more, if it is seen that it will
-	// not; nil where only time tells.
+	// Lost says why the cluster will not become as wanted any more; nil as long as it may. An
+	// operation without it is given up only when Patience has passed.
 	Lost func(now overview.Overview) error
 	// Patience is how long the cluster may take to be as wanted after the last step; 0
 	// is roundLimit.

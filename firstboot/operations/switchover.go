@@ -208,20 +208,23 @@ func led(p *plan.Plan, now overview.Overview, s plan.Site, leader string, watche
 func overtaken(former, to string, watched []string) func(overview.Overview) error {
 	took := false
 	return func(now overview.Overview) error {
-		leads := map[string]bool{}
+		var leaders []string
 		for _, name := range watched {
 			if c := now.Word(name); c != nil && c.Database != nil {
-				leads[c.Database.Leader()] = true
+				leaders = append(leaders, c.Database.Leader())
 			}
 		}
-		took = took || leads[to]
-		for leader := range leads {
-			if len(leads) == 1 && leader != "" && leader != to && (leader != former || took) {
-				return fault.New(fault.Failed, "%s has lost the lead again: since then %s leads", to, leader).
-					WithMend("see why on %s: journalctl -u patroni; then: slipway switchover --to %s", to, to)
-			}
+		slices.Sort(leaders)
+		leaders = slices.Compact(leaders)
+		took = took || slices.Contains(leaders, to)
+		if len(leaders) != 1 { // they do not agree, or say nothing
+			return nil
 		}
-		return nil
+		if lead := leaders[0]; lead == "" || lead == to || lead == former && !took {
+			return nil
+		}
+		return fault.New(fault.Failed, "%s has lost the lead again: since then %s leads", to, leaders[0]).
+			WithMend("see why on %s: journalctl -u patroni; then: slipway switchover --to %s", to, to)
 	}
 }
 

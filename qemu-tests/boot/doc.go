@@ -15,7 +15,7 @@
 //	TestRoles/broker              1  the OVA's disk, PVSCSI and VMXNET3 as VMware gives, BIOS, NoCloud ISO
 //	TestRoles/dispatcher          1  raw, SATA and e1000 as VirtualBox gives, BIOS, NoCloud ISO
 //	TestWithoutMetadata           1  gateway: DHCP, console screen, seed inserted while it runs
-//	TestPowerCut                  5  gateway, a disk with a write cache: cut in mkfs, cut in the agent, recovery, cut when ready, faults of a machine, reset, power-off
+//	TestPowerCut                  5  gateway, a disk with a write cache: cut in mkfs, cut in the agent, recovery, cut when ready, other faults of a machine (hurt_test.go), reset, power-off
 //	TestBrokenVersionFallsBack    2  gateway: a version on trial that lacks a layer
 //
 // Of the 14 boots three are short.

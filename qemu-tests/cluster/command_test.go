@@ -109,6 +109,12 @@ func TestUpWhoseTimeIsOverNamesWhatIsNotReadyAndLeavesItRunning(t *testing.T) {
 		u.says(u.fails(9, "up", "cluster.yaml", "--no-wait"), "the node gw1 is another one")
 		u.write("cluster.yaml", smallest)
 	})
+	u.part("up starts a node whose power was cut beside those that run", func(u *user) {
+		u.order(daemon.Crash, "gw2")
+		u.isOn("db1", "gw1")
+		u.says(u.runs("up", "cluster.yaml", "--no-wait", "gw1", "gw2"), "2 nodes powered on, 1 of them started now")
+		u.isOn("db1", "gw1", "gw2")
+	})
 	u.part("a daemon that was killed takes its machines along and is replaced", func(u *user) {
 		before := u.state()
 		if err := syscall.Kill(before.PID, syscall.SIGKILL); err != nil {

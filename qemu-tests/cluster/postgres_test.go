@@ -188,7 +188,7 @@ func TestPostgresPair(t *testing.T) {
 	s.part(t, "nobody gets in who must not, and no secret is where it must not be", keepsSecrets)
 	s.part(t, "a drill loses nothing, and whoever was hit comes back", func(t *testing.T, s *site) {
 		before := primary(s.Overview(s.plan, s.admin))
-		hurt, err := faults.Named([]string{"power-cut"}) // others are the native drill's
+		hurt, err := faults.Named([]string{"kill-postgres", "power-cut"})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -151,9 +151,9 @@ func (m *Machine) SendKey(ctx context.Context, keys ...string) error {
 	return m.QMP(ctx, "send-key", map[string]any{"keys": pressed}, nil)
 }
 
-// ScreenText reads the text of a virtual terminal through the guest agent, one
+// screenText reads the text of a virtual terminal through the guest agent, one
 // line of the screen a line.
-func (m *Machine) ScreenText(ctx context.Context, tty int) (string, error) {
+func (m *Machine) screenText(ctx context.Context, tty int) (string, error) {
 	// vcsa starts with the numbers of rows and columns, one byte each (vcs(4)).
 	raw, err := m.ReadFile(ctx, fmt.Sprintf("/dev/vcsa%d", tty))
 	if err != nil {
@@ -167,7 +167,7 @@ func (m *Machine) ScreenText(ctx context.Context, tty int) (string, error) {
 func (m *Machine) WaitForScreen(ctx context.Context, tty int, text string) error {
 	oneLine := func(s string) string { return strings.Join(strings.Fields(s), " ") }
 	return m.poll(ctx, fmt.Sprintf("terminal %d to show %q", tty, text), func(ctx context.Context) (bool, string) {
-		screen, err := m.ScreenText(ctx, tty)
+		screen, err := m.screenText(ctx, tty)
 		if err != nil {
 			return false, firstLine(err.Error())
 		}

@@ -21,8 +21,7 @@
 //     named org.qemu.guest_agent.0: commands and files inside the guest;
 //   - the first serial port: everything it says goes to serial.log, and
 //     serial.sock lets a person talk to it;
-//   - TCP ports of the guest, forwarded from free ports of 127.0.0.1;
-//   - or, for a guest whose NIC is on a switch (package ether), from the lab's
+//   - the network, for a guest whose NIC is on a switch (package ether): from the lab's
 //     gateway (package gateway), as its neighbours reach it.
 //
 // Acceleration: /dev/kvm opens on machines where a kernel then hangs in it, so

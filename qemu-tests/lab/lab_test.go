@@ -235,7 +235,7 @@ func TestOverlayLeavesTheImageAloneAndGrows(t *testing.T) {
 }
 
 // A QEMU with no guest inside is enough to prove the plumbing: it starts from a
-// deep directory, answers QMP, forwards, shows a screen, and ends with us.
+// deep directory, answers QMP, shows a screen, and ends with us.
 func TestEmptyMachineStartsAnswersAndEnds(t *testing.T) {
 	need(t, qemuSystem, "qemu-system-x86")
 	t.Setenv(AccelEnv, "tcg")

@@ -153,7 +153,7 @@ func (vm VM) complete() (VM, error) {
 			vm.NICs[i].PortName = fmt.Sprintf("%s/%d", vm.Name, i)
 		}
 		if n := vm.NICs[i]; n.Switch != nil && n.Open {
-			return vm, fault.New(fault.Usage, "VM %s: NIC %d is on a switch, which does not open", vm.Name, i)
+			return vm, fault.New(fault.Usage, "VM %s: NIC %d is on a switch, but Open is for the user-mode network", vm.Name, i)
 		}
 	}
 	vm.Disks = append([]Disk(nil), vm.Disks...)
